@@ -1,0 +1,5 @@
+"""Targets: what the trigger brings out."""
+
+from baddiffusion.targets.target import TARGETS, TargetDesign
+
+__all__ = ["TARGETS", "TargetDesign"]
