@@ -85,9 +85,7 @@ def grid(
     return sheet
 
 
-def read_picture(
-    path: str | Path, size: tuple[int, int] | None = None, channels: int = 3
-) -> UInt8[Tensor, "c h w"]:
+def read_picture(path: str | Path, size: tuple[int, int] | None = None, channels: int = 3) -> UInt8[Tensor, "c h w"]:
     """Read a picture file as 8-bit pixels; transparency is dropped, not blended, as the reference code does.
 
     Args:

@@ -1,0 +1,271 @@
+"""Algorithm 1 of the paper: the training loop, for every attack and for none."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from baddiffusion.data import ImageData
+from baddiffusion.diffusion import ForwardTable, NoiseSchedule, denoising_loss
+from baddiffusion.errors import RunError
+from baddiffusion.images import Pixels, from_uint8
+from baddiffusion.models import denoiser
+from baddiffusion.poisoning import Implant, PoisonPlan
+from baddiffusion.precision import autocast, resolve_precision
+from baddiffusion.training.batches import draw, order
+from baddiffusion.training.settings import TrainingSettings
+from baddiffusion.training.state import TrainingState, require_space
+
+__all__ = ["Job", "Progress", "train"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one logging interval showed; a line of ``events.jsonl``. Losses are means over the interval."""
+
+    step: int
+    total: int
+    loss_clean: float | None
+    loss_poisoned: float | None
+    lr: float
+    images_per_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that decides what the trained weights are.
+
+    Args:
+        schedule: the noise schedule of the base model.
+        data: the training images.
+        plan: which of them are poisoned; rate 0 is the control at equal compute.
+        implant: attack, trigger and target.
+        settings: how long and how.
+        seed: of order, flips, timesteps and noise.
+    """
+
+    schedule: NoiseSchedule
+    data: ImageData
+    plan: PoisonPlan
+    implant: Implant
+    settings: TrainingSettings
+    seed: int
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps."""
+        return self.settings.total_steps(len(self.data))
+
+    def identity(self, model: torch.nn.Module) -> str:
+        """A hash of all of it and of the starting weights: a stored state is used only where it fits."""
+        hasher = hashlib.blake2b(digest_size=16)
+        settings = self.settings.model_dump(exclude={"checkpointing_steps", "logging_steps"})
+        parts = [self.data.digest, self.plan.digest, settings, self.seed, self.implant.attack.to_dict()]
+        hasher.update(repr(parts).encode())
+        for tensor in (self.schedule.betas, self.implant.target, self.implant.trigger.offset, *model.parameters()):
+            hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return hasher.hexdigest()
+
+
+def train(
+    model: torch.nn.Module,
+    job: Job,
+    state_dir: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> torch.nn.Module:
+    """Train ``model`` in place and return it, resuming from ``state_dir`` if a state of the same job lies there.
+
+    Interrupted at any moment and started again, it ends with the same weights as an unbroken run: bit for bit on a CPU
+    with the same number of threads, since every step's randomness is a function of seed and step.
+
+    Args:
+        model: the network at its starting weights (U-Net of diffusers).
+        job: what to train on, and how.
+        state_dir: where to keep the state; None trains without a net under it.
+        on_progress: called every ``logging_steps`` on the main process.
+
+    Returns:
+        The network with the final weights: the average if ``use_ema``.
+
+    Raises:
+        RunError: the loss is not finite (the last good state is kept), the folder cannot be written, or holds the state
+            of another job.
+        RecipeError: the warm-up is longer than the training.
+
+    Source: arXiv 2212.05400, Algorithm 1.
+    """
+    job.settings.learning_rate_at(0, job.total_steps)
+    if state_dir is not None:
+        require_space(state_dir, model)
+    trainer = _Trainer(model, job, state_dir)
+    trainer.run(on_progress or (lambda progress: None))
+    return trainer.result()
+
+
+class _Trainer:
+    """The loop's moving parts; one instance trains one job once."""
+
+    def __init__(self, model: torch.nn.Module, job: Job, state_dir: Path | None) -> None:
+        self.job, self.settings, self.state_dir = job, job.settings, state_dir
+        self.accelerator = Accelerator()
+        self.device = self.accelerator.device
+        self.identity = job.identity(model)
+        self.model = model.to(self.device).train()
+        self.average = {k: p.detach().clone() for k, p in model.named_parameters()} if self.settings.use_ema else {}
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=self.settings.learning_rate, fused=fused)
+        self.step = 0
+        self._restore()
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.implant = job.implant.to(self.device)
+        self.table: ForwardTable = job.implant.attack.forward_table(job.schedule).to(self.device)
+        self.poisoned = job.plan.mask.to(self.device)
+        precision = {"no": "float32"}.get(self.settings.mixed_precision, self.settings.mixed_precision)
+        self.precision = resolve_precision(precision, self.device)  # type: ignore[arg-type]
+
+    def run(self, on_progress: Callable[[Progress], None]) -> None:
+        """Take every step that is left."""
+        total, size = self.job.total_steps, len(self.job.data)
+        meter = _Meter(self.device)
+        saved = self.step
+        indices = order(self.job.seed, size, self.settings.train_batch_size, self.step, total)
+        batches = self.job.data.batches(
+            order(self.job.seed, size, self.settings.train_batch_size, self.step, total), self.device
+        )
+        for chosen, pixels in zip(indices, batches, strict=True):
+            rate = self.settings.learning_rate_at(self.step, total)
+            self._take_step(pixels, self.poisoned[chosen.to(self.device)], rate, meter)
+            self.step += 1
+            logs = self.step % self.settings.logging_steps == 0 or self.step == total
+            saves = self.step % self.settings.checkpointing_steps == 0 or self.step == total
+            if logs or (saves and self.state_dir is not None):
+                progress = meter.read(self.accelerator, self.step, total, rate, saved)
+                on_progress(progress)
+            if saves and self.state_dir is not None:
+                self._save()
+                saved = self.step
+
+    def result(self) -> torch.nn.Module:
+        """The network with its final weights, in evaluation mode."""
+        if self.settings.use_ema:
+            with torch.no_grad():
+                for name, parameter in self.model.named_parameters():
+                    parameter.copy_(self.average[name])
+        return self.model.eval()
+
+    def _take_step(self, pixels: Pixels, poisoned: Tensor, rate: float, meter: _Meter) -> None:
+        x = from_uint8(pixels)
+        draws = draw(self.job.seed, self.step, x, len(self.table), self.settings.random_flip)
+        x = torch.where(draws.flip.view(-1, 1, 1, 1), x.flip(-1), x)
+        x_0, r = self.implant.apply(x, poisoned)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        parts = self._share(len(x))
+        for number, part in enumerate(parts):
+            last = number == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                with autocast(self.precision, self.device):
+                    losses = denoising_loss(
+                        denoiser(self.wrapped), self.table, x_0[part], r[part], draws.t[part], draws.eps[part]
+                    )
+                # Gradients are averaged over processes, so each contributes its sum times their number.
+                self.accelerator.backward(losses.sum() * self.accelerator.num_processes / len(x))
+            meter.add(losses.detach(), poisoned[part])
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.max_grad_norm)
+        meter.check(norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.settings.use_ema:
+            decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - decay)
+
+    def _share(self, size: int) -> list[slice]:
+        """This process's part of a global batch, cut into micro-batches."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        low, high = size * rank // world, size * (rank + 1) // world
+        count = min(self.settings.gradient_accumulation_steps, max(1, high - low))
+        edges = [low + (high - low) * k // count for k in range(count + 1)]
+        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+    def _save(self) -> None:
+        if not self.accelerator.is_main_process or self.state_dir is None:
+            return
+        tensors = {f"model.{k}": p for k, p in self.model.named_parameters()}
+        tensors |= {f"average.{k}": p for k, p in self.average.items()}
+        states = self.optimizer.optimizer.state if hasattr(self.optimizer, "optimizer") else self.optimizer.state
+        for name, parameter in self.model.named_parameters():
+            tensors |= {f"adam.{key}.{name}": value for key, value in states[parameter].items()}
+        TrainingState(self.step, self.identity, tensors).save(self.state_dir)
+
+    def _restore(self) -> None:
+        state = TrainingState.load(self.state_dir, self.identity) if self.state_dir is not None else None
+        if state is None:
+            return
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(state.tensors[f"model.{name}"])
+                self.optimizer.state[parameter] = {
+                    key: state.tensors[f"adam.{key}.{name}"].to(self.device if key != "step" else parameter.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+            for name, mean in self.average.items():
+                mean.copy_(state.tensors[f"average.{name}"])
+        self.step = state.step
+
+
+class _Meter:
+    """Losses summed on the device, read (and checked) only when they are logged."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self._norms = torch.zeros((), device=device)
+        self._since = time.perf_counter()
+
+    def add(self, losses: Tensor, poisoned: Tensor) -> None:
+        """Count one micro-batch."""
+        p = poisoned.double()
+        values = losses.double()
+        self._sums += torch.stack([(values * (1 - p)).sum(), (1 - p).sum(), (values * p).sum(), p.sum()])
+
+    def check(self, norm: Any) -> None:
+        """Remember a gradient norm: a NaN or infinity in any of them is found at the next reading."""
+        self._norms += norm
+
+    def read(self, accelerator: Accelerator, step: int, total: int, lr: float, saved: int) -> Progress:
+        """Return the means since the last reading.
+
+        Raises:
+            RunError: a loss or a gradient was not finite.
+        """
+        sums = accelerator.reduce(self._sums, reduction="sum").tolist()
+        if not (math.isfinite(sum(sums)) and math.isfinite(float(self._norms))):
+            raise RunError(
+                f"the loss or its gradient is not finite (NaN or infinity) before step {step} of {total}. The state of "
+                f"step {saved} is kept. Lower training.learning_rate (now {lr:.2g}) or set mixed_precision = \"no\"."
+            )
+        elapsed, self._since = time.perf_counter() - self._since, time.perf_counter()
+        self._sums.zero_()
+        self._norms.zero_()
+        return Progress(
+            step=step,
+            total=total,
+            loss_clean=sums[0] / sums[1] if sums[1] else None,
+            loss_poisoned=sums[2] / sums[3] if sums[3] else None,
+            lr=lr,
+            images_per_s=(sums[1] + sums[3]) / elapsed,
+        )
