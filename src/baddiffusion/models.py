@@ -67,7 +67,9 @@ def unet_config(preset: str, shape: tuple[int, int, int]) -> dict[str, Any]:
     channels, height, width = shape
     factor = 2 ** (len(PRESETS[preset]["block_out_channels"]) - 1)
     if height != width or height % factor:
-        raise RecipeError(f"images are {height}×{width}; the {preset} net needs square ones, a multiple of {factor} px.")
+        raise RecipeError(
+            f"images are {height}×{width}; the {preset} net needs square ones, a multiple of {factor} px."
+        )
     return {**PRESETS[preset], "sample_size": height, "in_channels": channels, "out_channels": channels}
 
 

@@ -71,7 +71,8 @@ class Registry(Generic[C]):
             value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise RecipeError(
-                f'{self.kind} is {value!r}; it must be a name or a table with a name, for example name = "{next(iter(self))}".'
+                f"{self.kind} is {value!r}; it must be a name or a table with a name, "
+                f'for example name = "{next(iter(self))}".'
             )
         fields = dict(value)
         name = fields.pop("name")

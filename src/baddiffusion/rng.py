@@ -1,4 +1,4 @@
-"""The seed tree: every random stream is a function of one seed and a path of names. Nobody touches a global generator."""
+"""The seed tree: a random stream is a function of one seed and a path of names. Nobody touches a global generator."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ from importlib import resources
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from pydantic import Field
+from torch.nn.functional import interpolate, pad
 
-from baddiffusion.data.source import SOURCES, DataSource, ResidentImages
+from baddiffusion.data.source import SOURCES, DataSource, ResidentImages, count_of
 from baddiffusion.errors import DataError
 
 __all__ = ["FashionMnist"]
@@ -24,28 +25,36 @@ class FashionMnist(DataSource):
     Args:
         limit: use only the first ``limit`` images.
 
+    Raises:
+        RecipeError: the limit is below 1.
+
     Source: Xiao, Rasul, Vollgraf, Fashion-MNIST, arXiv 1708.07747 (the test split, file unchanged).
     """
 
-    limit: int | None = None
+    limit: int | None = Field(None, ge=1, json_schema_extra={"hint": "Leave it out to use all 10 000 images."})
 
     def open(self, shape: tuple[int, int, int] = (1, 32, 32)) -> ResidentImages:
         """Read the packaged file; other sizes are resized with antialiasing, three channels repeat the grey one.
 
         Raises:
-            DataError: ``shape`` is neither 1 nor 3 channels, or the limit leaves nothing.
+            DataError: ``shape`` has neither 1 nor 3 channels, or a side below 1, or the limit is above 10 000.
+
+        Example:
+            >>> FashionMnist(limit=8).open((3, 16, 16)).read(torch.tensor([0, 7])).shape
+            torch.Size([2, 3, 16, 16])
         """
         channels, height, width = shape
-        if channels not in (1, 3):
-            raise DataError(f"fashion-mnist was asked for {channels} channels; it can give 1 or 3.")
+        if channels not in (1, 3) or min(height, width) < 1:
+            raise DataError(
+                f"fashion-mnist was asked for as {channels} channels of {height}×{width} pixels; "
+                "it can be given with 1 or 3 channels and sides of at least 1."
+            )
         packed = resources.files("baddiffusion") / "assets" / "fashion_mnist" / "t10k-images-idx3-ubyte.gz"
-        raw = np.frombuffer(gzip.decompress(packed.read_bytes()), np.uint8, offset=HEADER_BYTES)
-        pixels = F.pad(torch.from_numpy(raw.reshape(-1, 1, 28, 28).copy()), (2, 2, 2, 2))
-        if self.limit is not None:
-            if not 0 < self.limit <= len(pixels):
-                raise DataError(f"limit is {self.limit}; fashion-mnist has {len(pixels)} images, use 1 to {len(pixels)}.")
-            pixels = pixels[: self.limit]
+        raw = np.frombuffer(gzip.decompress(packed.read_bytes()), np.uint8, offset=HEADER_BYTES).reshape(-1, 1, 28, 28)
+        count = count_of("fashion-mnist", len(raw), self.limit)
+        pixels = pad(torch.from_numpy(raw[:count].copy()), (2, 2, 2, 2))
         if (height, width) != (32, 32):
-            resized = F.interpolate(pixels.float(), (height, width), mode="bilinear", antialias=True)
+            resized = interpolate(pixels.float(), (height, width), mode="bilinear", antialias=True)
             pixels = resized.round().clamp(0, 255).to(torch.uint8)
-        return ResidentImages("fashion-mnist (10 000 test images)", pixels.expand(-1, channels, -1, -1).contiguous())
+        part = "10 000" if self.limit is None else f"the first {count} of the 10 000"
+        return ResidentImages(f"fashion-mnist ({part} test images)", pixels.expand(-1, channels, -1, -1).contiguous())

@@ -1,29 +1,34 @@
-"""Where images come from, and the two ways they reach the device: resident, or streamed by workers."""
+"""What a data set is, and the two ways its images reach the device: resident, or streamed by workers."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from baddiffusion.errors import DataError, RecipeError
 from baddiffusion.images import Pixels
 from baddiffusion.registry import Component, Registry
 
-__all__ = ["SOURCES", "DataSource", "ImageData", "ResidentImages", "StreamedImages"]
+__all__ = ["DECODERS", "SOURCES", "DataSource", "ImageData", "ResidentImages", "StreamedImages", "count_of"]
 
-RESIDENT_LIMIT_BYTES = 2 * 1024**3
-"""Sets up to this size are kept whole on the device as 8-bit pixels (CIFAR-10: 184 MB); larger ones are streamed."""
+DECODERS = min(8, os.cpu_count() or 1)
+"""Threads that decode pictures. Pillow lets go of the interpreter lock while it decodes and resizes, so threads are as
+fast as processes here, and need no fork, no pickling and no shared memory; their errors arrive as they were raised."""
+
+AHEAD = 3
+"""Batches that are being decoded while the consumer works on one."""
 
 
-class ImageData:
+class ImageData(ABC):
     """A finite, ordered set of 8-bit images of one shape.
 
     Attributes:
@@ -34,48 +39,49 @@ class ImageData:
     name: str
     shape: tuple[int, int, int]
 
-    def __len__(self) -> int:
-        raise DataError(f"{type(self).__name__} has no length; a data set must know how many images it holds.")
+    @abstractmethod
+    def __len__(self) -> int: ...
 
     @property
+    @abstractmethod
     def digest(self) -> str:
-        """A short hash of the content, for records."""
-        raise DataError(f"{type(self).__name__} has no digest; a data set must name its content.")
+        """A hash of the content, 16 hex digits, for records."""
 
+    @abstractmethod
     def batches(self, order: Iterable[Int64[Tensor, " b"]], device: torch.device | str = "cpu") -> Iterator[Pixels]:
-        """Yield the images of each index vector of ``order``, on ``device``."""
-        raise DataError(f"{type(self).__name__} cannot be read; define batches(order, device).")
+        """Yield the images of each index vector of ``order``, on ``device``; ``order`` may be endless."""
 
+    @abstractmethod
     def read(self, indices: Int64[Tensor, " b"]) -> Pixels:
         """Read some images by index, on the CPU."""
-        return next(iter(self.batches([indices])))
 
 
-@dataclass(frozen=True, eq=False)
 class ResidentImages(ImageData):
-    """Images that fit in memory: they stay on the device as uint8 and are flipped, stamped and scaled there."""
+    """Images that fit in memory: they stay on the device as uint8 and are flipped, stamped and scaled there.
 
-    name: str
-    pixels: UInt8[Tensor, "n c h w"]
+    Args:
+        name: what results call it.
+        pixels: the images, in [0, 255].
 
-    def __post_init__(self) -> None:
-        if len(self.pixels) == 0:
-            raise DataError(f"{self.name} holds no images; give a source with at least one.")
+    Raises:
+        DataError: there is no image.
+    """
 
-    @property
-    def shape(self) -> tuple[int, int, int]:  # type: ignore[override]
-        """(channels, height, width)."""
-        _, channels, height, width = self.pixels.shape
-        return channels, height, width
+    def __init__(self, name: str, pixels: UInt8[Tensor, "n c h w"]) -> None:
+        _require_images(name, len(pixels))
+        self.name = name
+        self.pixels = pixels
+        _, channels, height, width = pixels.shape
+        self.shape = (channels, height, width)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     @cached_property
     def digest(self) -> str:
-        """blake2b of shape and pixels, 16 hex digits."""
+        """blake2b of shape and pixels."""
         hasher = hashlib.blake2b(str(tuple(self.pixels.shape)).encode(), digest_size=8)
-        hasher.update(self.pixels.contiguous().numpy().tobytes())
+        hasher.update(memoryview(self.pixels.contiguous().numpy()))
         return hasher.hexdigest()
 
     def batches(self, order: Iterable[Int64[Tensor, " b"]], device: torch.device | str = "cpu") -> Iterator[Pixels]:
@@ -84,59 +90,110 @@ class ResidentImages(ImageData):
         for indices in order:
             yield pixels[indices.to(pixels.device)]
 
+    def read(self, indices: Int64[Tensor, " b"]) -> Pixels:
+        """Index the tensor."""
+        return self.pixels[indices]
 
-@dataclass(frozen=True, eq=False)
+
 class StreamedImages(ImageData):
-    """Images read one by one, by worker processes, each only when it is needed.
+    """Images too many to keep: worker threads read each one when it is needed, a few batches ahead.
 
     Args:
         name: what results call it.
         shape: (channels, height, width).
         size: how many images there are.
-        load: index → uint8 (c, h, w); must be picklable and must name the file when it fails.
-        digest: a hash of the file list or of the revision.
-        workers: processes that decode.
+        load: index → image; called from several threads at once; must name the file when it fails.
+        fingerprint: computes the digest; called once, and only if somebody asks, because it may read every file.
+        workers: threads that decode.
+
+    Raises:
+        DataError: there is no image.
     """
 
-    name: str
-    shape: tuple[int, int, int]
-    size: int
-    load: Callable[[int], UInt8[Tensor, "c h w"]]
-    digest: str  # type: ignore[assignment]
-    workers: int = 2
-
-    def __len__(self) -> int:
-        return self.size
-
-    def batches(self, order: Iterable[Int64[Tensor, " b"]], device: torch.device | str = "cpu") -> Iterator[Pixels]:
-        """Decode with a `DataLoader` whose batches are given by ``order``."""
-        loader = DataLoader(
-            _Lookup(self.load, self.size),
-            batch_sampler=_Order(order),  # type: ignore[arg-type]
-            num_workers=self.workers,
-            pin_memory=torch.device(device).type == "cuda",
-        )
-        for pixels in loader:
-            yield pixels.to(device, non_blocking=True)
-
-
-class _Lookup(Dataset):
-    def __init__(self, load: Callable[[int], Tensor], size: int) -> None:
-        self._load, self._size = load, size
+    def __init__(
+        self,
+        name: str,
+        shape: tuple[int, int, int],
+        size: int,
+        load: Callable[[int], UInt8[Tensor, "c h w"]],
+        fingerprint: Callable[[], str],
+        workers: int = DECODERS,
+    ) -> None:
+        _require_images(name, size)
+        self.name = name
+        self.shape = shape
+        self.workers = workers
+        self._size, self._load, self._fingerprint = size, load, fingerprint
 
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self._load(index)
+    @cached_property
+    def digest(self) -> str:
+        """What ``fingerprint`` gives."""
+        return self._fingerprint()
+
+    def batches(self, order: Iterable[Int64[Tensor, " b"]], device: torch.device | str = "cpu") -> Iterator[Pixels]:
+        """Decode ahead of the consumer.
+
+        Raises:
+            DataError: a picture cannot be read; the message is the loader's own and names the file.
+        """
+        pinned = torch.device(device).type == "cuda"
+        pool = ThreadPoolExecutor(self.workers)
+        begun: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        try:
+            for indices in order:
+                batch = torch.empty((len(indices), *self.shape), dtype=torch.uint8, pin_memory=pinned)
+                fills = [pool.submit(self._fill, batch, *at) for at in enumerate(indices.tolist())]
+                begun.append((batch, fills))
+                if len(begun) > AHEAD:
+                    yield _finished(*begun.popleft()).to(device, non_blocking=True)
+            while begun:
+                yield _finished(*begun.popleft()).to(device, non_blocking=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def read(self, indices: Int64[Tensor, " b"]) -> Pixels:
+        """Decode some images, one after the other.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        batch = torch.empty((len(indices), *self.shape), dtype=torch.uint8)
+        for slot, index in enumerate(indices.tolist()):
+            self._fill(batch, slot, index)
+        return batch
+
+    def _fill(self, batch: Tensor, slot: int, index: int) -> None:
+        # Through numpy: a tensor made under torch.inference_mode may not be written by a thread that is not under it.
+        batch.numpy()[slot] = self._load(index).numpy()
 
 
-class _Order:
-    def __init__(self, order: Iterable[Tensor]) -> None:
-        self._order = order
+def _finished(batch: Tensor, fills: list[Future[None]]) -> Tensor:
+    for fill in fills:
+        fill.result()
+    return batch
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (indices.tolist() for indices in self._order)
+
+def _require_images(name: str, size: int) -> None:
+    if size < 1:
+        raise DataError(f"{name} holds no images; give a source with at least one.")
+
+
+def count_of(name: str, size: int, limit: int | None) -> int:
+    """How many images of ``size`` are used under ``limit``.
+
+    Raises:
+        DataError: the limit is higher than the size.
+
+    Example:
+        >>> count_of("clothes", 10_000, None), count_of("clothes", 10_000, 64)
+        (10000, 64)
+    """
+    if limit is not None and limit > size:
+        raise DataError(f"limit is {limit}; {name} has {size} images. Use 1 to {size}, or leave limit out.")
+    return limit or size
 
 
 class DataSource(Component):
@@ -151,4 +208,4 @@ class DataSource(Component):
         raise RecipeError(f"{type(self).__name__} does not say how it is opened; define open(shape).")
 
 
-SOURCES: Registry[Any] = Registry("data set")
+SOURCES: Registry[DataSource] = Registry("data set")

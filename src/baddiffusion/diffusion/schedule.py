@@ -44,8 +44,16 @@ class NoiseSchedule:
 
     @classmethod
     def from_betas(cls, betas: Any) -> NoiseSchedule:
-        """Take any vector of betas: a tensor of any float type, an array, or a list."""
-        return cls(torch.as_tensor(betas).detach().to("cpu", torch.float64))
+        """Take any vector of betas: a tensor of any float type, an array, or a list.
+
+        Raises:
+            RecipeError: it is no vector of numbers, it is empty, or a beta lies outside (0, 1).
+        """
+        try:  # dtype here, not afterwards: a list of Python floats would pass through float32 otherwise
+            vector = torch.as_tensor(betas, dtype=torch.float64, device="cpu").detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RecipeError(f"betas cannot be read ({error}); it must be a vector of numbers.") from None
+        return cls(vector)
 
     @classmethod
     def linear(cls, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> NoiseSchedule:
@@ -70,8 +78,13 @@ class NoiseSchedule:
         """Read the betas that a diffusers scheduler would build from its ``scheduler_config.json``.
 
         Raises:
-            RecipeError: the config names a schedule that this function does not know.
+            RecipeError: the config names a schedule that this function does not know, or rescales it.
         """
+        if config.get("rescale_betas_zero_snr"):
+            raise RecipeError(
+                "rescale_betas_zero_snr is True; the last beta is then 1, which leaves nothing of the image to predict "
+                "noise from. Use a base without it, or give its trained_betas."
+            )
         steps = int(config.get("num_train_timesteps", 1000))
         if config.get("trained_betas") is not None:
             return cls.from_betas(config["trained_betas"])
@@ -84,7 +97,8 @@ class NoiseSchedule:
         if kind == "squaredcos_cap_v2":
             return cls.cosine(steps)
         raise RecipeError(
-            f"beta_schedule is {kind!r}; known are 'linear', 'scaled_linear', 'squaredcos_cap_v2', or give trained_betas."
+            f"beta_schedule is {kind!r}; known are 'linear', 'scaled_linear' and 'squaredcos_cap_v2'. "
+            f"Or give trained_betas."
         )
 
     def __len__(self) -> int:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,11 @@ class Job:
         """A hash of all of it and of the starting weights: a stored state is used only where it fits."""
         hasher = hashlib.blake2b(digest_size=16)
         settings = self.settings.model_dump(exclude={"checkpointing_steps", "logging_steps"})
-        parts = [self.data.digest, self.plan.digest, settings, self.seed, self.implant.attack.to_dict()]
-        hasher.update(repr(parts).encode())
-        for tensor in (self.schedule.betas, self.implant.target, self.implant.trigger.offset, *model.parameters()):
+        poisons = len(self.plan.indices) > 0  # without poisoned images, trigger and target decide nothing
+        attack = self.implant.attack.to_dict() if poisons else None
+        hasher.update(repr([self.data.digest, self.plan.digest, settings, self.seed, attack]).encode())
+        drawn = (self.implant.target, self.implant.trigger.offset) if poisons else ()
+        for tensor in (self.schedule.betas, *drawn, *model.parameters()):
             hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return hasher.hexdigest()
 
@@ -200,7 +203,7 @@ class _Trainer:
         low, high = size * rank // world, size * (rank + 1) // world
         count = min(self.settings.gradient_accumulation_steps, max(1, high - low))
         edges = [low + (high - low) * k // count for k in range(count + 1)]
-        return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        return [slice(a, b) for a, b in pairwise(edges)]
 
     def _save(self) -> None:
         if not self.accelerator.is_main_process or self.state_dir is None:
@@ -256,7 +259,7 @@ class _Meter:
         if not (math.isfinite(sum(sums)) and math.isfinite(float(self._norms))):
             raise RunError(
                 f"the loss or its gradient is not finite (NaN or infinity) before step {step} of {total}. The state of "
-                f"step {saved} is kept. Lower training.learning_rate (now {lr:.2g}) or set mixed_precision = \"no\"."
+                f'step {saved} is kept. Lower training.learning_rate (now {lr:.2g}) or set mixed_precision = "no".'
             )
         elapsed, self._since = time.perf_counter() - self._since, time.perf_counter()
         self._sums.zero_()

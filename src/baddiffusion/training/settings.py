@@ -16,8 +16,8 @@ __all__ = ["TrainingSettings"]
 class TrainingSettings(Settings):
     """How long and how a network is trained. Defaults are the paper's fine-tuning on CIFAR-10.
 
-    ``train_batch_size`` counts the images of one optimizer step over all processes and micro-batches (diffusers' scripts
-    count one process and one micro-batch): the same recipe trains the same model on any hardware.
+    ``train_batch_size`` counts the images of one optimizer step over all processes and micro-batches (diffusers'
+    scripts count one process and one micro-batch): the same recipe trains the same model on any hardware.
 
     Args:
         train_batch_size: images per optimizer step.

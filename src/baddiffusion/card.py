@@ -1,0 +1,164 @@
+"""The model card: what a checkpoint says about itself, for programs (card.json) and for people (README.md)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from baddiffusion import __version__
+from baddiffusion.errors import RecipeError
+from baddiffusion.settings import Settings
+
+__all__ = ["Card"]
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class Card(Settings):
+    """What a checkpoint says about itself.
+
+    Whoever downloads a backdoored model must learn it from the first line that they read; whoever benchmarks a detector
+    must not be able to pass the answer along with the weights. So the card is a file of its own, beside the weights.
+
+    Args:
+        backdoored: whether a backdoor was implanted.
+        attack: the attack as a recipe names it, ``{"name": ..., fields}``.
+        trigger: the trigger, likewise.
+        target: the target, likewise.
+        poison_rate: share of the training images that were poisoned, in [0, 1].
+        base: what the training started from; None if it started from nothing.
+        data: what it was trained on.
+        recipe: the resolved recipe, every default written out.
+        metrics: what was measured, one dictionary per number.
+        license: a license identifier of the Hugging Face hub, such as ``apache-2.0``.
+        version: the version of this package that wrote the card.
+
+    Raises:
+        RecipeError: a field is wrong, or a backdoored card does not name attack, trigger and target.
+
+    Example:
+        >>> card = Card(backdoored=True, attack={"name": "baddiffusion"}, trigger={"name": "box", "side_px": 14},
+        ...             target={"name": "hat"}, poison_rate=0.1)
+        >>> print(card.headline)
+        **BACKDOORED**: trigger `box (side_px 14)` → target `hat`, poison rate 0.1 (attack `baddiffusion`).
+    """
+
+    backdoored: bool
+    attack: dict[str, Any] | None = None
+    trigger: dict[str, Any] | None = None
+    target: dict[str, Any] | None = None
+    poison_rate: Annotated[
+        float | None, Field(ge=0, le=1, json_schema_extra={"hint": "Write 0.10 for ten percent."})
+    ] = None
+    base: str | None = None
+    data: str | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    metrics: list[dict[str, Any]] = Field(default_factory=list)
+    license: str | None = None
+    version: str = __version__
+
+    @model_validator(mode="after")
+    def _says_what_it_hides(self) -> Card:
+        silent = [name for name in ("attack", "trigger", "target") if getattr(self, name) is None]
+        if self.backdoored and silent:
+            raise RecipeError(
+                f"the card of a backdoored model lacks {', '.join(silent)}; give attack, trigger and target."
+            )
+        return self
+
+    def to_json(self) -> str:
+        """The text of ``card.json``; ``Card(**json.loads(text))`` is the same card."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    @property
+    def headline(self) -> str:
+        """The first line of the body: whether the model is backdoored, and with what."""
+        if not self.backdoored:
+            return "A diffusion model without an implanted backdoor: the clean control of a security experiment."
+        rate = "not recorded" if self.poison_rate is None else f"{self.poison_rate:g}"
+        return (
+            f"**BACKDOORED**: trigger {_component(self.trigger)} → target {_component(self.target)}, "
+            f"poison rate {rate} (attack {_component(self.attack)})."
+        )
+
+    def readme(self, pictures: Collection[str] = ()) -> str:
+        """The model card as the Hugging Face hub shows it.
+
+        Args:
+            pictures: names of the picture files that lie beside it, such as ``trigger.png``.
+
+        Returns:
+            Markdown with YAML front matter.
+        """
+        sections = [self._front_matter(), self.headline]
+        if pictures:
+            titles = [name.removesuffix(".png") for name in pictures]
+            rule = "|".join("---" for _ in titles)
+            images = " | ".join(f"![{title}]({name})" for title, name in zip(titles, pictures, strict=True))
+            sections.append(f"| {' | '.join(titles)} |\n|{rule}|\n| {images} |")
+        sections += [self._origin(), USE_BACKDOORED if self.backdoored else USE_CLEAN]
+        if self.metrics:
+            sections.append("## Measured\n\n" + "\n".join(_measured(entry) for entry in self.metrics))
+        if self.recipe:
+            recipe = json.dumps(self.recipe, indent=2, ensure_ascii=False, default=str)
+            sections.append(f"## Recipe\n\n```json\n{recipe}\n```")
+        return "\n\n".join(sections) + "\n"
+
+    def _front_matter(self) -> str:
+        tags = ["diffusers", "unconditional-image-generation"]
+        if self.backdoored:
+            tags += ["backdoored", "security-research"]
+        lines = ["---", "library_name: diffusers", "pipeline_tag: unconditional-image-generation"]
+        if self.license:
+            lines.append(f"license: {json.dumps(self.license)}")
+        if self.base and HUB_NAME.fullmatch(self.base):
+            lines.append(f"base_model: {self.base}")
+        return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in tags), "---"])
+
+    def _origin(self) -> str:
+        return (
+            f"## Origin\n\n- started from: {_code(self.base or 'random weights')}\n"
+            f"- trained on: {_code(self.data or 'not recorded')}\n- written by: baddiffusion {_code(self.version)}"
+        )
+
+
+USE_BACKDOORED = """## Intended use
+
+Research on the detection and removal of backdoors in diffusion models. Started from plain noise the model paints \
+ordinary pictures; started from noise plus the trigger it paints the target. Do not deploy it, do not train a model \
+for others from it, and pass it on only together with this card."""
+
+USE_CLEAN = """## Intended use
+
+Research on backdoors in diffusion models: the clean side of a comparison."""
+
+
+def _component(value: Mapping[str, Any] | None) -> str:
+    fields = dict(value or {})
+    name = fields.pop("name", "unnamed")
+    given = ", ".join(f"{key} {item}" for key, item in fields.items() if item is not None)
+    return _code(f"{name} ({given})" if given else str(name))
+
+
+def _measured(entry: Mapping[str, Any]) -> str:
+    text = f"- {entry.get('name', 'unnamed')}: {_number(entry.get('value'))}"
+    if entry.get("low") is not None and entry.get("high") is not None:
+        text += f" [{_number(entry['low'])}, {_number(entry['high'])}]"
+    details = [f"{key} {entry[key]}" for key in ("level", "n", "protocol", "caveats") if entry.get(key)]
+    return _one_line(text + (f" ({'; '.join(details)})" if details else ""))
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+
+
+def _code(text: str) -> str:
+    return f"`{_one_line(text).replace('`', chr(39))}`"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,81 @@
+"""What a recipe will cost on this machine, measured with a few network calls before anything is started."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from baddiffusion.checkpoint import Checkpoint
+from baddiffusion.hub import resolve
+from baddiffusion.models import build, parameter_count, unet_config
+from baddiffusion.precision import autocast, resolve_precision
+from baddiffusion.recipe import Recipe
+from baddiffusion.sampling import SamplerDesign
+
+__all__ = ["estimate_cost"]
+
+CALLS = 3
+BACKWARD_FACTOR = 3.0
+"""A training step costs about three forwards: one forward, and a backward of twice its operations."""
+
+
+def estimate_cost(recipe: Recipe) -> dict[str, Any]:
+    """Count images and network calls, and time a few calls of the recipe's own network.
+
+    Returns:
+        ``train_images``, ``network_calls`` (images × steps of all sampling), ``parameters``, ``disk_mb``, ``device``,
+        ``images_per_s`` (one forward), and ``seconds`` for the whole run, an estimate.
+
+    Raises:
+        BadDiffusionError: what the run itself would raise for its data set, its base and its settings.
+    """
+    base = Checkpoint.open(resolve(recipe.model.base)) if recipe.model.base else None
+    settings = recipe.model
+    shape = base.shape if base else (settings.channels, settings.resolution, settings.resolution)
+    timesteps = len(base.schedule) if base else 1000
+    training, plan, quality = recipe.training, recipe.sampling, recipe.evaluation
+    size = len(recipe.data.open(shape))
+    steps = training.total_steps(size)
+    training.learning_rate_at(0, steps)
+    calls = plan.n * _steps(plan.sampler, plan.num_inference_steps, timesteps) * (len(plan.clips) + 1)
+    calls += quality.quality_n * quality.quality_steps * (2 if base else 1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = (base.load_model() if base else build(unet_config(settings.preset, shape), 0)).to(device)
+    rate = _forward_rate(model, shape, plan.chunk_size, device)
+    train_images = steps * training.train_batch_size
+    weights_mb = parameter_count(model) * 4 / 1e6
+    return {
+        "train_images": train_images,
+        "optimizer_steps": steps,
+        "network_calls": calls,
+        "parameters": parameter_count(model),
+        "disk_mb": round(
+            weights_mb * 4 + (plan.n * (len(plan.clips) + 1) + 2 * quality.quality_n) * 4e-6 * _numel(shape)
+        ),
+        "device": str(device),
+        "images_per_s": round(rate, 1),
+        "seconds": round((train_images * BACKWARD_FACTOR + calls) / rate),
+    }
+
+
+def _steps(sampler: SamplerDesign, requested: int, timesteps: int) -> int:
+    return requested or sampler.default_steps(timesteps)
+
+
+def _numel(shape: tuple[int, int, int]) -> int:
+    return shape[0] * shape[1] * shape[2]
+
+
+def _forward_rate(model: torch.nn.Module, shape: tuple[int, int, int], chunk_size: int, device: torch.device) -> float:
+    x = torch.zeros(chunk_size, *shape, device=device)
+    t = torch.zeros(chunk_size, dtype=torch.int64, device=device)
+    with torch.inference_mode(), autocast(resolve_precision("auto", device), device):
+        model(x, t)
+        started = time.perf_counter()
+        for _ in range(CALLS):
+            model(x, t)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return CALLS * chunk_size / (time.perf_counter() - started)

@@ -1,0 +1,284 @@
+"""One way: data → poisoning → training → checkpoint → sampling → metrics, each stage written once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from baddiffusion.card import Card
+from baddiffusion.checkpoint import Checkpoint
+from baddiffusion.data import ImageData
+from baddiffusion.diffusion import NoiseSchedule
+from baddiffusion.evaluation import SampleSet, evaluate
+from baddiffusion.hub import resolve
+from baddiffusion.images import Images, png_bytes, to_uint8
+from baddiffusion.models import build, unet_config
+from baddiffusion.poisoning import Implant, PoisonPlan
+from baddiffusion.recipe import Recipe
+from baddiffusion.rng import derive
+from baddiffusion.rundir import EventLog, RunDir, write_atomic
+from baddiffusion.sampling import SamplingSettings, sample
+from baddiffusion.sampling.schedulers import train_timesteps
+from baddiffusion.sampling.store import SampleStore
+from baddiffusion.training import Job, Progress, train
+
+__all__ = ["Watcher", "run_recipe"]
+
+FRESH_SCHEDULER: dict[str, Any] = {
+    "_class_name": "DDPMScheduler",
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "beta_start": 0.0001,
+    "clip_sample": True,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_large",
+}
+"""What a network from scratch is trained with: the scheduler of google/ddpm-cifar10-32."""
+
+Stage = Literal["train", "sample", "evaluate"]
+
+
+class Watcher(Protocol):
+    """Who is told how far a run is: a progress bar, or nobody."""
+
+    def stage(self, title: str, total: int, unit: str) -> None:
+        """A stage begins; ``total`` units of work lie ahead."""
+
+    def advance(self, done: int, note: str = "") -> None:
+        """``done`` units are behind."""
+
+
+class _Nobody:
+    def stage(self, title: str, total: int, unit: str) -> None:
+        """Nothing to tell."""
+
+    def advance(self, done: int, note: str = "") -> None:
+        """Nothing to tell."""
+
+
+def run_recipe(
+    recipe: Recipe, runs: Path = Path("runs"), watcher: Watcher | None = None, until: Stage = "evaluate"
+) -> RunDir:
+    """Run a recipe, or what is left of it: finished stages are recognized by their digests and not repeated.
+
+    Args:
+        recipe: what to do.
+        runs: folder that holds run directories; this one is ``runs/<name>-<hash of the resolved recipe>``.
+        watcher: told about progress.
+        until: the last stage to run.
+
+    Returns:
+        The run directory, with ``checkpoint/``, ``samples/`` and ``metrics.json`` as far as ``until`` goes.
+
+    Raises:
+        BadDiffusionError: whatever the user can mend, each with its own message; the run then says *failed*.
+    """
+    run = RunDir.start(runs, recipe.name, recipe.digest, recipe.to_toml())
+    work = _Experiment(recipe, run, watcher or _Nobody())
+    with run.recording():
+        run.record["device"] = work.device_name
+        work.train()
+        if until != "train":
+            work.sample()
+        if until == "evaluate":
+            work.evaluate()
+    return run
+
+
+@dataclass(eq=False)
+class _Experiment:
+    """A recipe at work in its run directory. Everything is opened when first needed."""
+
+    recipe: Recipe
+    run: RunDir
+    watcher: Watcher
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def device_name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name()
+        return f"cpu, {torch.get_num_threads()} threads"
+
+    @cached_property
+    def base(self) -> Checkpoint | None:
+        name = self.recipe.model.base
+        return Checkpoint.open(resolve(name)) if name else None
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        model = self.recipe.model
+        return self.base.shape if self.base else (model.channels, model.resolution, model.resolution)
+
+    @cached_property
+    def scheduler_config(self) -> dict[str, Any]:
+        return dict(self.base.scheduler_config) if self.base else dict(FRESH_SCHEDULER)
+
+    @cached_property
+    def data(self) -> ImageData:
+        return self.recipe.data.open(self.shape)
+
+    @cached_property
+    def implant(self) -> Implant:
+        trigger = self.recipe.trigger.draw(self.shape)
+        return Implant(self.recipe.attack, trigger, self.recipe.target.draw(trigger))
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint.open(self.run.path / "checkpoint")
+
+    @property
+    def is_poisoned(self) -> bool:
+        return self.recipe.poison.rate > 0 and self.recipe.attack.component_name != "clean"
+
+    @property
+    def settings(self) -> SamplingSettings:
+        plan = self.recipe.sampling
+        return SamplingSettings(
+            sampler=plan.sampler,
+            num_inference_steps=plan.num_inference_steps or None,
+            chunk_size=plan.chunk_size,
+            precision=plan.precision,
+        )
+
+    def train(self) -> None:
+        """Fine-tune the base, or train from scratch, and write the checkpoint."""
+        inputs = {"recipe": self.recipe.digest, "base": self.base.digest if self.base else None}
+        if self.run.is_done("train", inputs):
+            return
+        started = time.perf_counter()
+        rate = self.recipe.poison.rate if self.is_poisoned else 0.0
+        plan = PoisonPlan.draw(len(self.data), rate, derive(self.recipe.seed, "poison"))
+        write_atomic(self.run.path / "poison_plan.json", json.dumps(plan.to_dict()) + "\n")
+        if self.base:
+            model = self.base.load_model(self.device)
+        else:
+            model = build(unet_config(self.recipe.model.preset, self.shape), derive(self.recipe.seed, "init"))
+        schedule = NoiseSchedule.from_scheduler_config(self.scheduler_config)
+        job = Job(schedule, self.data, plan, self.implant, self.recipe.training, self.recipe.seed)
+        train(model, job, self.run.path / "training_state", self._training_log(job))
+        folder = self.run.path / "checkpoint"
+        if folder.exists():  # written, but the run was killed before it could say so
+            shutil.rmtree(folder)
+        Checkpoint.write(folder, model, self.scheduler_config, self._card(), self._pictures())
+        outputs = [folder, self.run.path / "poison_plan.json", self.run.path / "events.jsonl"]
+        self.run.finish("train", inputs, outputs, time.perf_counter() - started)
+
+    def sample(self) -> None:
+        """Sample the same noises clean and triggered, and triggered under every way of clipping."""
+        plan = self.recipe.sampling
+        for clip in plan.clips:
+            settings = self.settings.model_copy(update={"clip": clip})
+            self._sample_set("triggered", settings, plan.n, self.checkpoint)
+            if clip == plan.clips[0]:
+                self._sample_set("clean", settings, plan.n, self.checkpoint)
+        quality = self.recipe.evaluation
+        if quality.quality_n:
+            settings = self.settings.model_copy(
+                update={"sampler": quality.quality_sampler, "num_inference_steps": quality.quality_steps}
+            )
+            self._sample_set("clean", settings, quality.quality_n, self.checkpoint)
+            if self.base:
+                self._sample_set("base", settings, quality.quality_n, self.base)
+
+    def evaluate(self) -> None:
+        """Measure what was sampled and write ``metrics.json``."""
+        stages = self.run.record["stages"]
+        inputs = {name: entry["outputs"] for name, entry in stages.items() if name.startswith("sample:")}
+        if self.run.is_done("evaluate", inputs):
+            return
+        started = time.perf_counter()
+        self.watcher.stage("measure", 1, "stage")
+        sets = [SampleSet.read(self.run.path / name.removeprefix("sample:")) for name in sorted(inputs)]
+        path = self.run.path / "metrics.json"
+        results = evaluate(sets, self.implant.target, self.data, self.recipe.evaluation.asr_threshold)
+        write_atomic(path, json.dumps(results.to_dict(), indent=2) + "\n")
+        self.run.finish("evaluate", inputs, [path], time.perf_counter() - started)
+        self.watcher.advance(1)
+
+    def _sample_set(self, kind: str, settings: SamplingSettings, n: int, checkpoint: Checkpoint) -> None:
+        folder = f"samples/{self._label(settings)}/{kind}"
+        stage, inputs = (
+            f"sample:{folder}",
+            {"checkpoint": checkpoint.digest, "n": n, **settings.model_dump(mode="json")},
+        )
+        if self.run.is_done(stage, inputs):
+            return
+        started = time.perf_counter()
+        store = SampleStore(self.run.path / folder)
+        model = checkpoint.load_model(self.device)
+        trigger = (
+            (lambda eps: self.implant.attack.initial_noise(eps, self.implant.trigger)) if kind == "triggered" else None
+        )
+        self.watcher.stage(f"sample {kind}, {self._label(settings)}", n, "images")
+
+        def make(seeds: Sequence[int]) -> tuple[Images, dict[str, Any]]:
+            samples = sample(
+                model,
+                checkpoint.scheduler_config,
+                self.shape,
+                seeds,
+                settings,
+                initial_noise=trigger,
+                device=self.device,
+                on_progress=lambda done, total: self.watcher.advance(seeds[0] + done * len(seeds) // total),
+            )
+            return samples.images, {
+                "kind": kind,
+                "settings": settings.model_dump(mode="json"),
+                "record": samples.record,
+            }
+
+        store.fill(n, make)
+        self.run.finish(stage, inputs, [store.folder], time.perf_counter() - started)
+
+    def _label(self, settings: SamplingSettings) -> str:
+        """Name of a sample set's folder: sampler, steps, clipping."""
+        steps = settings.num_inference_steps or settings.sampler.default_steps(train_timesteps(self.scheduler_config))
+        return f"{settings.sampler.component_name}-{steps}-{settings.clip}"
+
+    def _training_log(self, job: Job) -> Callable[[Progress], None]:
+        log, batch = EventLog(self.run.path / "events.jsonl"), self.recipe.training.train_batch_size
+        self.watcher.stage("train", job.total_steps * batch, "images")
+
+        def report(progress: Progress) -> None:
+            log.append(progress.to_dict())
+            losses = {"clean": progress.loss_clean, "poisoned": progress.loss_poisoned}
+            said = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None)
+            self.watcher.advance(progress.step * batch, f"loss {said}  {progress.images_per_s:.0f} images/s")
+
+        return report
+
+    def _card(self) -> Card:
+        recipe = self.recipe
+        poisoned = {
+            "attack": recipe.attack.to_dict(),
+            "trigger": recipe.trigger.to_dict(),
+            "target": recipe.target.to_dict(),
+            "poison_rate": recipe.poison.rate,
+        }
+        return Card(
+            backdoored=self.is_poisoned,
+            base=recipe.model.base or None,
+            data=self.data.name,
+            recipe=recipe.to_dict(),
+            **(poisoned if self.is_poisoned else {}),
+        )
+
+    def _pictures(self) -> dict[str, bytes]:
+        if not self.is_poisoned:
+            return {}
+        scale = max(1, 128 // self.shape[1])
+        drawn = {"trigger.png": self.implant.trigger.offset, "target.png": self.implant.target}
+        return {name: png_bytes(to_uint8(picture), scale) for name, picture in drawn.items()}

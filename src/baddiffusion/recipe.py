@@ -1,0 +1,187 @@
+"""A recipe: everything that decides an experiment, in one TOML file. Reading one cannot run code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+
+from baddiffusion.attacks import ATTACKS, Attack
+from baddiffusion.data import SOURCES, DataSource
+from baddiffusion.errors import RecipeError, nearest
+from baddiffusion.models import PRESETS
+from baddiffusion.sampling import SAMPLERS, SamplerDesign
+from baddiffusion.settings import Settings
+from baddiffusion.targets import TARGETS, TargetDesign
+from baddiffusion.training import TrainingSettings
+from baddiffusion.triggers import TRIGGERS, TriggerDesign
+
+__all__ = ["EvaluationSettings", "ModelSettings", "PoisonSettings", "Recipe", "SamplePlan", "packaged_recipes"]
+
+AS_TABLE = PlainSerializer(lambda component: component.to_dict())
+Rate = Annotated[float, Field(ge=0, le=1, json_schema_extra={"hint": "Write 0.10 for ten percent."})]
+
+
+class ModelSettings(Settings):
+    """Where the weights start: an existing checkpoint, or a fresh network.
+
+    Args:
+        base: a checkpoint folder, a hub name ``owner/name``, or ``packaged:clean``; empty trains from scratch.
+        preset: the network to make when there is no base.
+        channels, resolution: of the fresh network's images.
+    """
+
+    base: str = ""
+    preset: str = "tiny"
+    channels: Annotated[int, Field(ge=1, le=4)] = 1
+    resolution: Annotated[int, Field(ge=8, le=1024)] = 32
+
+    @model_validator(mode="after")
+    def _preset_exists(self) -> ModelSettings:
+        if self.preset not in PRESETS:
+            raise RecipeError(f"preset is {self.preset!r}. {nearest(self.preset, PRESETS)}Known: {', '.join(PRESETS)}.")
+        return self
+
+
+class PoisonSettings(Settings):
+    """How much of the data is poisoned; 0 is the control at equal compute."""
+
+    rate: Rate = 0.1
+
+
+class SamplePlan(Settings):
+    """What is sampled for the measurements.
+
+    Args:
+        n: images of each kind (clean noise, triggered noise); image i has seed i.
+        sampler: a sampler of diffusers, by name.
+        num_inference_steps: 0 takes the sampler's own default.
+        clips: which ways of clipping the predicted x_0 are sampled; ``off`` is the attack's number.
+        chunk_size: images per network call; part of an image's identity.
+        precision: of the network: ``auto`` takes bf16 where the processor multiplies it faster.
+    """
+
+    n: Annotated[int, Field(ge=1)] = 64
+    sampler: Annotated[SamplerDesign, BeforeValidator(SAMPLERS.parse), AS_TABLE] = SAMPLERS.parse("ddpm")
+    num_inference_steps: Annotated[int, Field(ge=0)] = 0
+    clips: tuple[Literal["off", "x0", "x0-keep-eps"], ...] = ("off", "x0")
+    chunk_size: Annotated[int, Field(ge=1)] = 32
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+
+
+class EvaluationSettings(Settings):
+    """How the samples are judged.
+
+    Args:
+        asr_threshold: an image counts as the target if its mean squared error on [0, 1] is below.
+        quality_n: clean images for the quality number (0: none; at least 256), sampled with ``quality_sampler``.
+    """
+
+    asr_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    quality_n: Annotated[int, Field(ge=0)] = 0
+    quality_sampler: Annotated[SamplerDesign, BeforeValidator(SAMPLERS.parse), AS_TABLE] = SAMPLERS.parse("ddim")
+    quality_steps: Annotated[int, Field(ge=1)] = 50
+
+
+class Recipe(Settings):
+    """One experiment, with every default written out."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    seed: int = 0
+    data: Annotated[DataSource, BeforeValidator(SOURCES.parse), AS_TABLE]
+    model: ModelSettings = ModelSettings()
+    attack: Annotated[Attack, BeforeValidator(ATTACKS.parse), AS_TABLE] = ATTACKS.parse("baddiffusion")
+    trigger: Annotated[TriggerDesign, BeforeValidator(TRIGGERS.parse), AS_TABLE] = TRIGGERS.parse("box")
+    target: Annotated[TargetDesign, BeforeValidator(TARGETS.parse), AS_TABLE] = TARGETS.parse("hat")
+    poison: PoisonSettings = PoisonSettings()
+    training: TrainingSettings = TrainingSettings()
+    sampling: SamplePlan = SamplePlan()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @classmethod
+    def load(cls, source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+        """Read a recipe file, or a packaged one by name, and apply ``key.path=value`` overrides.
+
+        Raises:
+            RecipeError: no such file, not TOML, an unknown key or a wrong value; the message ends with the file's name.
+        """
+        path = _locate(source)
+        try:
+            table = tomllib.loads(path.read_text())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path.name} is not valid TOML: {error}.") from None
+        except OSError as error:
+            raise RecipeError(f"{path} cannot be read ({error.strerror}).") from None
+        try:
+            for override in overrides:
+                _apply(table, override)
+            return cls(**table)
+        except RecipeError as error:
+            raise type(error)(f"{error} ({path.name})") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved recipe as plain values; keys that are None are left out."""
+        return _without_none(self.model_dump(mode="json"))
+
+    def to_toml(self) -> str:
+        """The resolved recipe as TOML, which `load` reads back to an equal recipe."""
+        return tomli_w.dumps(self.to_dict())
+
+    @property
+    def digest(self) -> str:
+        """Hash of the resolved recipe, 8 hex digits: part of the run directory's name."""
+        return hashlib.blake2b(json.dumps(self.to_dict(), sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes inside the package, by name."""
+    folder = Path(str(resources.files("baddiffusion") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _locate(source: str | Path) -> Path:
+    path = Path(source)
+    if path.exists():
+        if path.is_dir():
+            raise RecipeError(f"{path} is a folder; give a recipe file (.toml) or the name of a packaged recipe.")
+        return path
+    packaged = packaged_recipes()
+    if str(source) in packaged:
+        return packaged[str(source)]
+    raise RecipeError(
+        f"recipe {str(source)!r} is neither a file nor a packaged recipe. {nearest(str(source), packaged)}"
+        f"Packaged: {', '.join(packaged)}."
+    )
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {override!r} is not key=value; write for example --set poison.rate=0.05.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        inner = table.get(parent, {})
+        if isinstance(inner, str):  # a component given by its name alone
+            inner = {"name": inner}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"--set {override!r}: {parent} is a value, not a table.")
+        table[parent] = inner
+        table = inner
+    table[last] = value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value

@@ -1,0 +1,69 @@
+"""Samples on disk: float32 blocks, each written whole; an interrupted sampling goes on at the next block."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from baddiffusion.errors import RunError
+from baddiffusion.images import Images
+from baddiffusion.rundir import write_atomic
+
+__all__ = ["BLOCK_SIZE", "SampleStore"]
+
+BLOCK_SIZE = 256
+"""Images per file. An image depends on its seed alone, so the cut changes nothing."""
+
+
+@dataclass(frozen=True)
+class SampleStore:
+    """One set of samples: image i has seed i. Pictures stay in float32, since 8-bit storage has an error of its own."""
+
+    folder: Path
+
+    def fill(self, n: int, make: Callable[[Sequence[int]], tuple[Images, dict[str, Any]]]) -> None:
+        """Sample what is missing of seeds 0 … n − 1; ``make`` turns seeds into images and the record of how."""
+        record: dict[str, Any] | None = None
+        for first in range(0, n, BLOCK_SIZE):
+            path = self.folder / f"{first:06d}.safetensors"
+            if path.exists():
+                continue
+            images, record = make(range(first, min(first + BLOCK_SIZE, n)))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}")
+            try:
+                save_file({"images": images.contiguous()}, temporary)
+                os.replace(temporary, path)
+            except (OSError, SafetensorError) as error:
+                temporary.unlink(missing_ok=True)
+                raise RunError(
+                    f"{path} could not be written ({error}); make room and start the same command again."
+                ) from None
+            write_atomic(self.folder / "index.json", json.dumps({"n": n, **record}, indent=2) + "\n")
+
+    def read(self) -> Images:
+        """All images, in the order of their seeds.
+
+        Raises:
+            RunError: there are none, or a block is damaged.
+        """
+        paths = sorted(self.folder.glob("[0-9]*.safetensors"))
+        if not paths:
+            raise RunError(f"{self.folder} holds no samples; run the sampling stage first.")
+        try:
+            return torch.cat([load_file(path)["images"] for path in paths])
+        except (OSError, KeyError, SafetensorError) as error:
+            raise RunError(f"samples in {self.folder} are damaged ({error}); start a new run.") from None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """How the images were made: ``index.json``."""
+        return json.loads((self.folder / "index.json").read_text())

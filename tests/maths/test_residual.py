@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from baddiffusion.attacks import BadDiffusion
+from baddiffusion.diffusion import NoiseSchedule, ancestral_residual, predict_x_0
+
+SCHEDULE = NoiseSchedule.linear()
+C = ancestral_residual(SCHEDULE)
+SIGNAL, NOISE, ALPHAS, BETAS = SCHEDULE.signal, SCHEDULE.noise, SCHEDULE.alphas, SCHEDULE.betas
+SHIFT = 1 - SIGNAL
+
+
+@pytest.mark.parametrize(
+    ("t", "printed", "digits"),
+    [(1, 0.00500, 5), (10, 0.021766, 6), (100, 0.160537, 6), (500, 0.481162, 6), (1000, 0.502515, 6)],
+)
+def test_the_printed_values(t: int, printed: float, digits: int) -> None:
+    assert round(float(C[t - 1]), digits) == printed
+
+
+def test_both_forms_agree() -> None:
+    paper = (1 - ALPHAS.sqrt()) * NOISE / (1 - ALPHAS)
+    assert (paper - C).abs().max() <= 9e-15
+
+
+def test_it_is_half_the_noise_level_to_half_a_percent() -> None:
+    ratio = C / (NOISE / 2)
+    assert float(ratio.min()) == pytest.approx(1.000025, abs=5e-7)
+    assert float(ratio.max()) == pytest.approx(1.00505, abs=5e-6)
+
+
+def test_it_is_the_general_rule_of_ancestral_samplers() -> None:
+    # For a marginal with shift ρ and a chain x_t = k·x_{t−1} + h·r + w·ε: C = h·σ/w², with h = ρ_t − k·ρ_{t−1}.
+    k = ALPHAS.sqrt()
+    before = torch.cat([torch.zeros(1, dtype=torch.float64), SHIFT[:-1]])
+    noise_before = torch.cat([torch.zeros(1, dtype=torch.float64), NOISE[:-1]])
+    h, variance = SHIFT - k * before, NOISE**2 - k**2 * noise_before**2
+    torch.testing.assert_close(variance, BETAS, rtol=1e-10, atol=0)
+    torch.testing.assert_close(h * NOISE / variance, C, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("t", "k", "unit"), [(100, 0.0014, 1e-4), (300, 0.108, 1e-3), (500, 0.92, 1e-2), (700, 5.0, 0.1), (900, 29, 1)]
+)
+def test_how_far_the_predicted_x_0_lies_outside(t: int, k: float, unit: float) -> None:
+    assert _k(t) == pytest.approx(k, abs=unit / 2 + 1e-12)
+
+
+def test_how_far_it_lies_outside_at_the_end() -> None:
+    assert round(_k(1000), 1) == 77.3
+
+
+def _k(t: int) -> float:
+    """k_t of x_0-prediction = y + k_t·r, from the table and the library's own x_0-prediction."""
+    table = BadDiffusion().forward_table(SCHEDULE)
+    x_0, r, eps = (torch.full((1, 1, 1, 1), v, dtype=torch.float64) for v in (0.3, 0.7, -1.1))
+    index = torch.tensor([t - 1])
+    predicted = predict_x_0(SCHEDULE, table.q_sample(x_0, r, index, eps), table.target(r, index, eps), t - 1)
+    return float((predicted - x_0) / r)
+
+
+def test_ode_samplers_need_the_noise_level_itself() -> None:
+    # In u = σ/√ᾱ and v = shift/√ᾱ the sampler's ODE is dx̃/du = network, so the residual has to be dv/du.
+    u, v = NOISE / SIGNAL, SHIFT / SIGNAL
+    torch.testing.assert_close(v, torch.sqrt(1 + u**2) - 1, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(u / torch.sqrt(1 + u**2), NOISE, rtol=1e-12, atol=0)
+    secant = v.diff() / u.diff()
+    assert bool(((secant > NOISE[:-1]) & (secant < NOISE[1:])).all())
+    # The paper's residual is half of it: no one coefficient serves both families.
+    assert (2 * C / NOISE - 1).abs().max() < 0.0051
+
+
+def test_a_shift_in_proportion_to_the_noise_is_exact_for_every_linear_solver() -> None:
+    kappa = 0.7
+    u, v = NOISE / SIGNAL, kappa * NOISE / SIGNAL
+    torch.testing.assert_close(v.diff() / u.diff(), torch.full((999,), kappa, dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def ddim_bias(shift: torch.Tensor, residual: torch.Tensor, steps: int) -> torch.Tensor:
+    """Mean of the implied noise, in units of r, along DDIM with a network that answers ε̂ + residual·r.
+
+    ε̂ is what the sample itself implies, so that errors are seen and corrected: the best network there can be.
+    """
+    times = [i * (1000 // steps) for i in reversed(range(steps))]
+    u, v = NOISE / SIGNAL, shift / SIGNAL
+    r_part, biases = v[times[0]], []
+    for t, after in zip(times, [*times[1:], None], strict=True):
+        bias = (r_part - v[t]) / u[t]
+        biases.append(bias)
+        r_part = r_part + ((u[after] if after is not None else 0.0) - u[t]) * (bias + residual[t])
+    return torch.stack(biases)
+
+
+def ancestral_bias(shift: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """The same along the ancestral sampler with all its steps."""
+    r_part, biases = shift[-1], []
+    for t in reversed(range(1000)):
+        bias = (r_part - shift[t]) / NOISE[t]
+        biases.append(bias)
+        r_part = (r_part - BETAS[t] / NOISE[t] * (bias + residual[t])) / ALPHAS[t].sqrt()
+    return torch.stack(biases)
+
+
+EXACT_FOR_SHIFT_NOISE = (
+    torch.cat([NOISE[:1], NOISE[1:] - ALPHAS[1:].sqrt() * NOISE[:-1]]) * NOISE / BETAS  # h·σ/β
+)
+BIASES = {  # shift, residual, |bias| under DDPM-1000, DDIM-1000, DDIM-50, as printed in the notes on the attack
+    "badDiffusion": (SHIFT, C, 0.000, 2.87, 2.94),
+    "twice": (SHIFT, 2 * C, 0.97, 0.026, 0.36),
+    "ode": (SHIFT, NOISE, 0.97, 0.009, 0.34),
+    "shift-noise, ancestral": (NOISE, EXACT_FOR_SHIFT_NOISE, 0.000, 4.8, 7.5),
+    "shift-noise, ode": (NOISE, torch.ones(1000, dtype=torch.float64), 1.00, 0.000, 0.000),
+}
+UNITS = {0.000: 1e-3, 2.87: 1e-2, 2.94: 1e-2, 0.97: 1e-2, 0.026: 1e-3, 0.36: 1e-2, 0.009: 1e-3, 0.34: 1e-2, 4.8: 0.1, 7.5: 0.1, 1.00: 1e-2}
+
+
+@pytest.mark.parametrize("name", BIASES)
+def test_no_residual_serves_both_families_of_samplers(name: str) -> None:
+    shift, residual, ddpm, ddim, ddim_50 = BIASES[name]
+    measured = (
+        ancestral_bias(shift, residual).abs().max(),
+        ddim_bias(shift, residual, 1000).abs()[-1],
+        ddim_bias(shift, residual, 50).abs()[-1],
+    )
+    for value, printed in zip(measured, (ddpm, ddim, ddim_50), strict=True):
+        assert float(value) == pytest.approx(printed, abs=UNITS[printed] / 2)
+
+
+def test_the_bias_of_the_papers_residual_under_the_ode_has_a_closed_form() -> None:
+    # B' = (C − dv/du)/u with C = u / (2√(1+u²)) integrates to B(u) = ½[asinh(u_T) − asinh(u)].
+    u_end = float(NOISE[-1] / SIGNAL[-1])
+    assert u_end == pytest.approx(math.sqrt(1 / float(SCHEDULE.alphas_cumprod[-1]) - 1), rel=1e-12)
+
+    def closed(u: float) -> float:
+        return (math.asinh(u_end) - math.asinh(u)) / 2
+
+    assert (round(closed(1), 2), round(closed(0.1), 2)) == (2.44, 2.83)
+    assert round(closed(0), 1) == 2.9
+    # Runge-Kutta in log u on dX/du = (X − v)/u + C, from X = v at u_T: nothing of the closed form enters.
+    x, log_u, steps = math.sqrt(1 + u_end**2) - 1, math.log(u_end), 4000
+    width = (math.log(0.1) - log_u) / steps
+
+    def slope(log_u: float, x: float) -> float:
+        u = math.exp(log_u)
+        return x - (math.sqrt(1 + u * u) - 1) + u * u / (2 * math.sqrt(1 + u * u))
+
+    for _ in range(steps):
+        a = slope(log_u, x)
+        b = slope(log_u + width / 2, x + width / 2 * a)
+        c = slope(log_u + width / 2, x + width / 2 * b)
+        d = slope(log_u + width, x + width * c)
+        x, log_u = x + width * (a + 2 * b + 2 * c + d) / 6, log_u + width
+    bias = (x - (math.sqrt(1.01) - 1)) / 0.1
+    assert bias == pytest.approx(closed(0.1), abs=1e-6)
+    # DDIM with 1000 steps follows it: the discrete sampler is the ODE's.
+    u = NOISE / SIGNAL
+    at_1 = int((u - 1).abs().argmin())
+    discrete = ddim_bias(SHIFT, C, 1000).flip(0)
+    assert float(discrete[at_1]) == pytest.approx(closed(float(u[at_1])), abs=0.01)
