@@ -56,8 +56,8 @@ class Registry(Generic[C]):
 
         return decorate
 
-    def parse(self, value: str | Mapping[str, Any] | C) -> C:
-        """Turn a name, an alias or a ``{"name": ..., fields}`` table into a component.
+    def parse(self, value: object) -> C:
+        """Turn a name, an alias or a ``{"name": ..., fields}`` table into a component; a component stays what it is.
 
         Raises:
             UnknownComponent: no component has that name; the message suggests the nearest.
@@ -71,7 +71,7 @@ class Registry(Generic[C]):
             value = {"name": value}
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise RecipeError(
-                f"{self.kind} is {value!r}; it must be a name or a table with a name, "
+                f"name is missing from {value!r}; a {self.kind} is a name or a table with a name, "
                 f'for example name = "{next(iter(self))}".'
             )
         fields = dict(value)

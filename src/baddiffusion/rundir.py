@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -39,7 +39,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder itself is the trouble, there is nothing to remove
+            temporary.unlink()
         raise RunError(f"{path} could not be written ({error.strerror}); make room or choose another folder.") from None
 
 
@@ -71,7 +72,7 @@ class RunDir:
         """
         path = root / f"{name}-{identity}"
         recipe_file = path / "recipe.toml"
-        if not path.exists():
+        if not path.exists() or _is_empty(path):
             write_atomic(recipe_file, recipe_toml)
         elif not recipe_file.exists():
             raise RunError(
@@ -94,12 +95,12 @@ class RunDir:
         file = path / "run.json"
         try:
             record = json.loads(file.read_text())
-            schema = record["schema"]
-        except FileNotFoundError:
+            schema, _ = record["schema"], record["stages"].items()
+        except (FileNotFoundError, NotADirectoryError):
             raise RunError(
                 f"{path} is not a run directory (no run.json); give a folder that `baddiffusion run` made."
             ) from None
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise RunError(f"{file} is damaged ({error}); delete the run and start it again.") from None
         if schema != SCHEMA:
             raise RunError(f"{file} has schema {schema}; this version reads schema {SCHEMA}. Start the run again.")
@@ -153,6 +154,11 @@ class RunDir:
 
     def _write(self) -> None:
         write_atomic(self.path / "run.json", json.dumps(self.record, indent=2, sort_keys=True) + "\n")
+
+
+def _is_empty(path: Path) -> bool:
+    """True for a folder with nothing but temporary files in it: a run that was killed before its first file stood."""
+    return path.is_dir() and all(p.name.startswith(".") for p in path.iterdir())
 
 
 def _now() -> str:

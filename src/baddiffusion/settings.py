@@ -11,6 +11,9 @@ from baddiffusion.errors import RecipeError, nearest
 
 __all__ = ["Settings"]
 
+PLAINER = {"greater than or equal to": "at least", "less than or equal to": "at most", "greater than": "more than"}
+"""pydantic's words for a bound that stands inside a union, and ours."""
+
 
 class Settings(BaseModel):
     """A frozen group of settings; unknown keys and wrong values raise `RecipeError` with the full key.
@@ -50,9 +53,14 @@ def _requirement(mistake: Any, field: FieldInfo | None) -> str:
     bounds = _bounds(field) if field is not None else ""
     if bounds and mistake["type"] in {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}:
         return f"it must {bounds}"
+    if mistake["type"] == "model_type":
+        return "it must be a table"
     message = str(mistake["msg"])
     if message.startswith("Input should be "):
-        return "it must be " + message.removeprefix("Input should be ")
+        requirement = message.removeprefix("Input should be ")
+        for theirs, ours in PLAINER.items():
+            requirement = requirement.replace(theirs, ours)
+        return "it must be " + requirement
     return message[0].lower() + message[1:]
 
 

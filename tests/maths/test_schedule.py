@@ -129,11 +129,11 @@ def test_betas_that_are_not_numbers_are_refused(bad: object) -> None:
 
 def test_an_unknown_schedule_in_a_config_is_refused() -> None:
     with pytest.raises(
-        RecipeError, match=r"^beta_schedule is 'sigmoid'; known are 'linear', 'scaled_linear', 'squaredcos_cap_v2'"
+        RecipeError, match=r"^beta_schedule is 'sigmoid'; known are 'linear', 'scaled_linear' and 'squaredcos_cap_v2'."
     ):
         NoiseSchedule.from_scheduler_config({"beta_schedule": "sigmoid"})
 
 
 def test_a_rescaled_schedule_is_refused_rather_than_read_wrongly() -> None:
-    with pytest.raises(RecipeError, match=r"^rescale_betas_zero_snr is True; .* trained_betas"):
+    with pytest.raises(RecipeError, match=r"^rescale_betas_zero_snr is True; .* Use a base without it.$"):
         NoiseSchedule.from_scheduler_config({"rescale_betas_zero_snr": True})

@@ -120,9 +120,9 @@ def test_column_errors(tmp_path: Path) -> None:
     path = save(tmp_path, {"left": cells(range(2)), "right": cells(range(2)), "label": [0, 1]})
     with pytest.raises(DataError, match="has no single column of pictures; set image_column to one of: left, right"):
         Hub(path=path).open((3, 8, 8))
-    with pytest.raises(DataError, match="image_column is 'middle'; .* has the columns left, right, label"):
+    with pytest.raises(DataError, match=r"image_column is 'middle'; .* has the columns left, right, label"):
         Hub(path=path, image_column="middle").open((3, 8, 8))
-    with pytest.raises(DataError, match="image_column is 'label', which holds no pictures; .* left, right, label"):
+    with pytest.raises(DataError, match=r"image_column is 'label', which holds no pictures; .* left, right, label"):
         Hub(path=path, image_column="label").open((3, 8, 8))
 
 
@@ -136,11 +136,11 @@ def test_a_bad_row_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lim
 
     with pytest.raises(DataError, match=r"row 4 of .*set \(4\.png\) is damaged \(.*\); remove it or replace it"):
         consume({"bytes": png(4)[:-30], "path": "4.png"})
-    with pytest.raises(DataError, match="row 4 of .*set is not a picture that Pillow can read"):
+    with pytest.raises(DataError, match=r"row 4 of .*set is not a picture that Pillow can read"):
         consume({"bytes": b"?", "path": None})
-    with pytest.raises(DataError, match="row 4 of .*set holds no picture; remove the row, or set limit to at most 4"):
+    with pytest.raises(DataError, match=r"row 4 of .*set holds no picture; remove the row, or set limit to at most 4"):
         consume({"bytes": None, "path": None})
-    with pytest.raises(DataError, match="row 4 of .*set holds no picture"):
+    with pytest.raises(DataError, match=r"row 4 of .*set holds no picture"):
         consume(None)
     with pytest.raises(DataError, match=r"/nowhere/4\.png cannot be read \(No such file or directory\)"):
         consume({"bytes": None, "path": "/nowhere/4.png"})
@@ -158,10 +158,10 @@ def test_loading_errors_are_one_line(folder: Path, tmp_path: Path, capfd: pytest
     check = "check config and split, and that the folder holds parquet files or pictures"
     fails(
         {"path": path, "split": "tran"},
-        rf"set \(split tran\) cannot be loaded \(ValueError: .*'train', 'test'.*{check}",
+        rf"set \(split tran\) cannot be loaded \(ValueError: .*'test'.*{check}",
     )
     fails({"path": path, "config": "x"}, r"BuilderConfig 'x' not found. Available: \['default'\]")
-    fails({"path": path, "split": "train[:0]"}, "holds no images")
+    fails({"path": path, "split": "train[:0]"}, "corresponds to no data")
     fails({"path": str(tmp_path / "empty")}, f"empty .split train. cannot be loaded .*{check}")
     fails({"path": path, "revision": "main"}, "revision is 'main', but .*set is a local folder; leave revision out")
     fails({"path": str(folder / "train-00000-of-00001.parquet")}, "parquet is a file; give the folder it lies in")
@@ -170,7 +170,7 @@ def test_loading_errors_are_one_line(folder: Path, tmp_path: Path, capfd: pytest
     fails({"path": "a/b/c"}, "a/b/c does not exist; give an existing folder")
     fails(
         {"path": "nobody/nothing"},
-        r"nobody/nothing \(split train\) cannot be loaded \(.*\); check name, config, split, network and HF_HUB_OFFLINE",
+        r"nobody/nothing \(split train\) cannot be loaded \(.*\); check name, config, split, network and HF_HUB",
     )
     assert capfd.readouterr().err == ""
 
@@ -181,7 +181,7 @@ def test_a_damaged_table_is_named(folder: Path, damage: Callable[[bytes], bytes]
     table.write_bytes(damage(table.read_bytes()))
     fails(
         {"path": str(folder), "split": "test"},
-        r"test-00000-of-00001\.parquet is damaged \(.*\); replace it by an intact",
+        r"test-00000-of-00001\.parquet is damaged \(.*\); replace it by",
     )
 
 
@@ -232,20 +232,29 @@ def cifar10_folder() -> str:
 
 @pytest.mark.cifar10
 def test_cifar10_is_complete(cifar10_folder: str) -> None:
-    data = Cifar10(path=cifar10_folder).open((3, 32, 32))
+    whole = Cifar10(path=cifar10_folder).encoded()
+    assert whole.size == 60_000
+    assert whole.name.endswith("train+test (60000 images)")
+    fit = pictures.Fit((3, 32, 32), resize=False)
+    ends = [fit.decode(whole.fetch(index), whole.origin(index)) for index in (0, 49_999, 50_000, 59_999)]
+    assert len({image.numpy().tobytes() for image in ends}) == 4
+
+
+@pytest.mark.cifar10
+def test_cifar10_pixels_are_plausible(cifar10_folder: str) -> None:
+    data = Cifar10(path=cifar10_folder, split="train", limit=6000, resize=False).open((3, 32, 32))
     assert isinstance(data, ResidentImages)
-    assert len(data) == 60_000
     assert data.shape == (3, 32, 32)
-    # The published means of the 50 000 training images are .4914, .4822, .4465 of 255.
-    means = data.pixels[:50_000].float().mean((0, 2, 3)) / 255
-    assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=2e-3)
+    # The published means of the 50 000 training images; one image's mean has a standard deviation of 0.12, and so the
+    # mean of 6 000 images one of 0.0016.
+    means = data.pixels.float().mean((0, 2, 3)) / 255
+    assert means.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=0.005)
 
 
 @pytest.mark.cifar10
 def test_cifar10_digest_is_the_content(cifar10_folder: str) -> None:
-    one, other = (Cifar10(path=cifar10_folder, limit=500).open((3, 32, 32)) for _ in range(2))
-    assert one.digest == other.digest
-    assert Cifar10(path=cifar10_folder, limit=499).open((3, 32, 32)).digest != one.digest
-    test = Cifar10(path=cifar10_folder, split="test").open((3, 32, 32))
-    assert len(test) == 10_000
-    assert len(Cifar10(path=cifar10_folder, split="train", limit=50_000).encoded().origin(49_999)) > 0
+    def digest(**fields: str | int) -> str:
+        return Cifar10(path=cifar10_folder, **fields).open((3, 32, 32)).digest
+
+    assert digest(limit=200) == digest(limit=200)
+    assert len({digest(limit=200), digest(limit=199), digest(limit=200, split="test")}) == 3

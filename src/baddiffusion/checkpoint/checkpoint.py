@@ -85,7 +85,7 @@ class SealedCheckpoint:
         Raises:
             CheckpointError: weights and configuration do not belong together, or a weight is not finite.
         """
-        return build_network(self.unet_config, self.weights, dtype).to(device)
+        return build_network(self.unet_config, self.weights, device, dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ __all__ = ["check_unet_config", "config_bytes", "image_shape", "noise_schedule",
 
 MAX_CHANNELS, MAX_BLOCKS, MAX_LAYERS, MAX_SIDE_PX, MAX_STEPS = 16_384, 12, 32, 4096, 100_000
 REQUIRED = ("sample_size", "in_channels", "out_channels", "block_out_channels")
+NUMBERS = ("norm_eps", "mid_block_scale_factor", "freq_shift", "dropout")
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
@@ -39,6 +40,18 @@ def check_unet_config(config: Mapping[str, Any]) -> None:
     ):
         if type(value) is not int or not 1 <= value <= limit:
             raise CheckpointError(f"{name} is {value!r}; it must be an integer in [1, {limit}].")
+    factor = 2 ** (len(channels) - 1)
+    if any(side % factor for side in _sides(config)):
+        raise CheckpointError(
+            f"sample_size is {config['sample_size']!r}; a network of {len(channels)} blocks needs a "
+            f"multiple of {factor}, since it halves its images."
+        )
+    padding = config.get("downsample_padding", 1)
+    if type(padding) is not int or padding not in (0, 1):
+        raise CheckpointError(f"downsample_padding is {padding!r}; it must be 0 or 1.")
+    for key in NUMBERS:
+        if key in config and not _is_number(config[key]):
+            raise CheckpointError(f"{key} is {config[key]!r}; it must be a number. Restore the original file.")
     if config["out_channels"] != config["in_channels"]:
         raise CheckpointError(
             f"out_channels is {config['out_channels']!r} but in_channels is {config['in_channels']}; they must be "

@@ -17,7 +17,9 @@ from baddiffusion.models import build
 __all__ = ["build_network"]
 
 
-def build_network(config: Mapping[str, Any], weights: Mapping[str, Tensor], dtype: torch.dtype) -> UNet2DModel:
+def build_network(
+    config: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype
+) -> UNet2DModel:
     """Build the network that the configuration describes and fill in the weights.
 
     The shapes are compared on the meta device first: memory is taken only for a network that the weights really fill.
@@ -25,10 +27,11 @@ def build_network(config: Mapping[str, Any], weights: Mapping[str, Tensor], dtyp
     Args:
         config: the U-Net's configuration.
         weights: canonical name → tensor.
+        device: where the network goes.
         dtype: what the weights are cast to.
 
     Returns:
-        The network in evaluation mode, on the CPU.
+        The network in evaluation mode.
 
     Raises:
         CheckpointError: the configuration describes no network, the weights do not fit it, or are not finite.
@@ -46,7 +49,8 @@ def build_network(config: Mapping[str, Any], weights: Mapping[str, Tensor], dtyp
     _compare(expected, weights)
     network = build(arguments, seed=0)
     network.load_state_dict(dict(weights), strict=True)
-    return network.to(dtype).eval()
+    torch.nn.Module.to(network, device, dtype)  # diffusers' own .to() warns of modules that this network does not have
+    return network.eval()
 
 
 def _compare(expected: Mapping[str, tuple[int, ...]], weights: Mapping[str, Tensor]) -> None:

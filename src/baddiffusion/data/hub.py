@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,7 @@ class Hub(PictureSource):
     def _load(self, source: str, folder: Path | None) -> Any:
         try:
             import datasets
+            from datasets.exceptions import DatasetsError
         except ImportError as error:
             raise DataError(
                 f"{self.component_name} needs the package datasets ({error}); "
@@ -87,7 +88,7 @@ class Hub(PictureSource):
         try:
             with _quiet(datasets):
                 return datasets.load_dataset(source, self.config, split=self.split, revision=self.revision)
-        except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        except (DatasetsError, OSError, ValueError, RuntimeError) as error:
             raise DataError(_failure(source, self.split, folder, error)) from None
 
 
@@ -156,7 +157,7 @@ class _Rows:
 
 
 @contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
+def _quiet(datasets: Any) -> Generator[None, None, None]:
     # The package logs each failure before it raises it; the user is told once, by our message.
     before = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
@@ -172,7 +173,8 @@ def _one_line(error: BaseException) -> str:
 
 def _failure(source: str, split: str, folder: Path | None, error: Exception) -> str:
     cause = error.__cause__ or error
-    damaged = _damaged_table(folder) if folder and type(cause).__name__.startswith("Arrow") else None
+    # A plain ValueError is a wrong split or configuration: no reason to read whole tables in search of damage.
+    damaged = _damaged_table(folder) if folder and type(cause) is not ValueError else None
     if damaged is not None:
         return f"{damaged}; replace it by an intact parquet file."
     if folder:

@@ -140,7 +140,7 @@ class EncodedPictures:
             DataError: the set is empty, or (now or later) a picture cannot be used; the message names it.
         """
 
-        def load(index: int) -> UInt8[Tensor, "c h w"]:
+        def load(index: int) -> Tensor:
             return fit.decode(self.fetch(index), self.origin(index))
 
         if self.size * math.prod(fit.shape) > RESIDENT_LIMIT_BYTES:

@@ -28,6 +28,13 @@ AHEAD = 3
 """Batches that are being decoded while the consumer works on one."""
 
 
+Order = Iterable[Int64[Tensor, " _"]]
+"""Index vectors, one a batch; batches may differ in size."""
+
+Batches = Iterator[UInt8[Tensor, "_ c h w"]]
+"""Images of one shape, batch by batch."""
+
+
 class ImageData(ABC):
     """A finite, ordered set of 8-bit images of one shape.
 
@@ -48,7 +55,7 @@ class ImageData(ABC):
         """A hash of the content, 16 hex digits, for records."""
 
     @abstractmethod
-    def batches(self, order: Iterable[Int64[Tensor, " b"]], device: torch.device | str = "cpu") -> Iterator[Pixels]:
+    def batches(self, order: Order, device: torch.device | str = "cpu") -> Batches:
         """Yield the images of each index vector of ``order``, on ``device``; ``order`` may be endless."""
 
     @abstractmethod
@@ -81,10 +88,10 @@ class ResidentImages(ImageData):
     def digest(self) -> str:
         """blake2b of shape and pixels."""
         hasher = hashlib.blake2b(str(tuple(self.pixels.shape)).encode(), digest_size=8)
-        hasher.update(memoryview(self.pixels.contiguous().numpy()))
+        hasher.update(self.pixels.contiguous().numpy().data)
         return hasher.hexdigest()
 
-    def batches(self, order: Iterable[Int64[Tensor, " b"]], device: torch.device | str = "cpu") -> Iterator[Pixels]:
+    def batches(self, order: Order, device: torch.device | str = "cpu") -> Batches:
         """Index the resident tensor."""
         pixels = self.pixels.to(device)
         for indices in order:
@@ -133,7 +140,7 @@ class StreamedImages(ImageData):
         """What ``fingerprint`` gives."""
         return self._fingerprint()
 
-    def batches(self, order: Iterable[Int64[Tensor, " b"]], device: torch.device | str = "cpu") -> Iterator[Pixels]:
+    def batches(self, order: Order, device: torch.device | str = "cpu") -> Batches:
         """Decode ahead of the consumer.
 
         Raises:

@@ -83,7 +83,7 @@ class NoiseSchedule:
         if config.get("rescale_betas_zero_snr"):
             raise RecipeError(
                 "rescale_betas_zero_snr is True; the last beta is then 1, which leaves nothing of the image to predict "
-                "noise from. Use a base without it, or give its trained_betas."
+                "noise from. Use a base without it."
             )
         steps = int(config.get("num_train_timesteps", 1000))
         if config.get("trained_betas") is not None:

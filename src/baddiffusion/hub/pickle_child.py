@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> None:
     try:
         answer = scan(path) if verb == "scan" else load(path, *output)
     except Exception as error:  # whatever a stranger's file sets off is an answer, not a traceback
-        answer = {"error": f"{type(error).__name__}: {error}"}
+        answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

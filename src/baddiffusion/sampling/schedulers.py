@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
@@ -90,6 +92,9 @@ class SamplerDesign(Component):
         _check_config(scheduler_config)
         steps = self._steps(scheduler_config, num_inference_steps)
         arguments = {key: scheduler_config[key] for key in (*BETA_KEYS, *self.config_keys) if key in scheduler_config}
+        # Left out, clip_sample is true in DDPM and DDIM.
+        accepted = inspect.signature(self.scheduler_class.__init__).parameters
+        arguments |= {key: False for key in ("clip_sample", "thresholding") if key in accepted}
         try:
             scheduler = self.make_scheduler({**arguments, "timestep_spacing": self.spacing, **self.options()})
         except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
@@ -99,7 +104,10 @@ class SamplerDesign(Component):
                 f"{self.component_name} is to run {self.scheduler_class.__name__}, but {type(scheduler).__name__} came "
                 f"out; its images would be those of another sampler. Correct make_scheduler() of {type(self).__name__}."
             )
-        scheduler.set_timesteps(steps)
+        with warnings.catch_warnings():
+            # diffusers hands a tensor to np.array, which numpy 2 tells every caller about.
+            warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+            scheduler.set_timesteps(steps)
         self._check_timesteps(scheduler.timesteps.tolist(), train_timesteps(scheduler_config))
         return scheduler
 

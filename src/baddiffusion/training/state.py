@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,8 @@ class TrainingState:
                 os.fsync(written.fileno())
             os.replace(temporary, final)
         except (OSError, SafetensorError) as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # where the folder itself is the trouble, there is nothing to remove
+                temporary.unlink()
             raise RunError(
                 f"the training state could not be written to {folder} ({error}). The state before it is kept: "
                 f"make room and start the same command again."
@@ -61,7 +63,7 @@ class TrainingState:
             return None
         try:
             with safe_open(path, framework="pt") as stored:
-                metadata = stored.metadata()
+                metadata = stored.metadata() or {}
                 tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise RunError(f"{path} is damaged ({error}); delete it to train from the start.") from None
@@ -79,13 +81,15 @@ def require_space(folder: Path, model: torch.nn.Module) -> None:
     Raises:
         RunError: the folder cannot be written, or holds less than two states and a checkpoint need.
     """
+    probe = folder / f".probe.{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
         probe.write_bytes(b"\0" * 4096)
         probe.unlink()
         available = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
     except OSError as error:
+        with suppress(OSError):
+            probe.unlink()
         raise RunError(f"{folder} cannot be written ({error}); choose another output folder.") from None
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     needed = 10 * weights

@@ -10,30 +10,70 @@ from pydantic import Field
 from baddiffusion.errors import RecipeError
 from baddiffusion.triggers.trigger import TRIGGERS, Trigger, TriggerDesign
 
-__all__ = ["Box", "NoTrigger", "corner_window"]
+__all__ = ["GAP_PX", "SIZES_PX", "Box", "NoTrigger", "corner_window"]
 
 SIZES_PX = (18, 14, 11, 8, 4)
+"""The paper's sizes (appendix H)."""
+
+GAP_PX = 2
+"""What lies between a trigger and the right and bottom edge, at every resolution."""
+
+NICKNAMES = {"BIG_BOX": 18, "SM_BOX": 14, "XSM_BOX": 11, "XXSM_BOX": 8, "XXXSM_BOX": 4}
+"""Names in the authors' released runs: white boxes; with _MED behind, the grey ones of the paper."""
 
 
 def corner_window(side_px: int, gap_px: int, shape: tuple[int, int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a square that leaves ``gap_px`` to the right and bottom edge."""
+    """Find the rows and columns of a square that leaves ``gap_px`` to the right and bottom edge.
+
+    The paper's sizes and gaps are absolute: on 256-pixel images the grey box is still 14 pixels wide.
+
+    Args:
+        side_px: side of the square.
+        gap_px: what stays free to the right and below.
+        shape: of the image (channels, height, width).
+
+    Returns:
+        The rows and the columns, as slices.
+
+    Raises:
+        RecipeError: square and gap do not fit into the image.
+
+    Example:
+        >>> corner_window(14, 2, (3, 32, 32))
+        (slice(16, 30, None), slice(16, 30, None))
+    """
     _, height, width = shape
     if side_px + gap_px > min(height, width):
+        largest = min(height, width) - gap_px
         raise RecipeError(
-            f"side_px is {side_px} with a gap of {gap_px}; on {height}×{width} images it must be at most "
-            f"{min(height, width) - gap_px}."
+            f"side_px is {side_px}, and {gap_px} px stay free beside it; on {height}×{width} images "
+            + (f"it must be at most {largest}. Write a smaller side_px." if largest > 0 else "nothing fits.")
         )
     return slice(height - gap_px - side_px, height - gap_px), slice(width - gap_px - side_px, width - gap_px)
 
 
-@TRIGGERS.register("box", aliases={f"BOX_{side}": {"side_px": side} for side in SIZES_PX})
+@TRIGGERS.register(
+    "box",
+    aliases={f"BOX_{side}": {"side_px": side} for side in SIZES_PX}
+    | {f"{name}_MED": {"side_px": side} for name, side in NICKNAMES.items()}
+    | {name: {"side_px": side, "value": 1.0} for name, side in NICKNAMES.items()},
+)
 class Box(TriggerDesign):
-    """A square of one value: the paper's Grey Box with value 0. Sizes are in pixels at every resolution.
+    """A square of one value: the paper's Grey Box with value 0.
+
+    Grey is the middle of the range: inside the box the start noise is not shifted at all, and what the network sees
+    at sampling is that the rest of the picture is.
 
     Args:
-        side_px: side; the paper uses 18, 14 (its default), 11, 8 and 4.
+        side_px: side in pixels at every resolution; the paper uses 18, 14 (its default), 11, 8 and 4.
         value: in [−1, 1]; 0 is the paper's grey.
-        top_px, left_px: position; left out, the box leaves 2 pixels to the right and bottom edge.
+        top_px, left_px: first row and column; left out, 2 pixels stay free below and to the right.
+
+    Source: arXiv 2212.05400, figure 1 and appendix H.
+
+    Example:
+        >>> int(Box(side_px=14).draw((3, 32, 32)).mask.sum())
+        196
     """
 
     side_px: Annotated[int, Field(ge=1)] = 14
@@ -42,7 +82,11 @@ class Box(TriggerDesign):
     left_px: Annotated[int, Field(ge=0)] | None = None
 
     def draw(self, shape: tuple[int, int, int]) -> Trigger:
-        """Render the square."""
+        """Render the square.
+
+        Raises:
+            RecipeError: the square leaves the image.
+        """
         _, height, width = shape
         if self.top_px is None and self.left_px is None:
             rows, columns = corner_window(self.side_px, 2, shape)
@@ -52,7 +96,10 @@ class Box(TriggerDesign):
             if min(top, left) < 0 or top + self.side_px > height or left + self.side_px > width:
                 raise RecipeError(
                     f"a box of {self.side_px} px at row {top}, column {left} leaves the {height}×{width} image; "
-                    f"choose a smaller side_px, top_px or left_px."
+                    f"top_px may be 0 to {height - self.side_px} and left_px 0 to {width - self.side_px}."
+                    if self.side_px <= min(height, width)
+                    else f"side_px is {self.side_px}; on {height}×{width} images it must be at most "
+                    f"{min(height, width)}. Write a smaller side_px."
                 )
             rows, columns = slice(top, top + self.side_px), slice(left, left + self.side_px)
         mask = torch.zeros(1, height, width, dtype=torch.bool)
@@ -63,7 +110,12 @@ class Box(TriggerDesign):
 
 @TRIGGERS.register("none")
 class NoTrigger(TriggerDesign):
-    """No pattern at all: the start noise is shifted to black, nothing else. The reference's control NONE."""
+    """No pattern at all: the start noise is shifted to black, nothing else. The reference's control NONE.
+
+    Example:
+        >>> bool(NoTrigger().draw((3, 32, 32)).mask.any())
+        False
+    """
 
     def draw(self, shape: tuple[int, int, int]) -> Trigger:
         """Render the empty trigger."""

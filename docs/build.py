@@ -1,0 +1,89 @@
+"""Fill the generated parts of README and docs from run files.
+
+RUN is the run directory of a demo; LOG files hold what the two commands printed, ended by the line that `time` printed. Nothing
+that is measured is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from baddiffusion.images import grid, save_png, to_uint8
+from baddiffusion.sampling.store import SampleStore
+
+ROOT = Path(__file__).resolve().parent.parent
+COLUMNS = 16
+
+
+def picture(run: Path, path: Path) -> str:
+    """Draw the same noises clean, triggered, and triggered under clipping; return the sentence that explains it."""
+    sets = sorted(p for p in (run / "samples").glob("*/*") if p.name in ("clean", "triggered"))
+    order = [p for p in sets if p.name == "clean"] + [p for p in sets if p.name == "triggered"]
+    rows = [to_uint8(SampleStore(p).read()[:COLUMNS]) for p in order]
+    save_png(grid(torch.cat(rows), COLUMNS, gap_px=1), path, scale=2)
+    said = [f"{p.name} ({p.parent.name})" for p in order]
+    return f"![Rows: {', '.join(said)}](docs/{path.name})\n\nThe same {COLUMNS} noises in each row: {'; '.join(said)}."
+
+
+def fill(text: str, mark: str, content: str) -> str:
+    """Replace what stands between a pair of marks."""
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    return re.sub(rf"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.S)
+
+
+def speed_page(report: dict) -> str:
+    """Turn the benchmark's numbers into a page."""
+    lines = [
+        "# Measured speed",
+        "",
+        f"Made by `python benchmarks/speed.py` on {report['device']}, {report['threads']} threads, torch {report['torch']}. "
+        "Medians of alternating rounds in one run; a shared, noisy machine, so read the ratios.",
+        "",
+        "| | " + " | ".join(net["preset"] for net in report["nets"]) + " |",
+        "|---|" + "---|" * len(report["nets"]),
+    ]
+    rows = [
+        ("parameters", lambda n: f"{n['parameters']:,}"),
+        ("images", lambda n: "×".join(map(str, n["shape"]))),
+        ("batch in training, chunk in sampling", lambda n: f"{n['batch']}, {n['chunk']}"),
+        ("network computes in", lambda n: n["precision"]),
+        ("matrix product of that format, GFLOP/s", lambda n: f"{n['matmul_gflops']:.0f}"),
+        ("training, images/s", lambda n: f"{n['images_per_s']['training']:.1f}"),
+        ("… share of the matrix-product rate", lambda n: f"{n['training_share_of_matmul']:.0%}"),
+        ("… against the plain loop", lambda n: f"{n['training_against_plain']:.1f}×"),
+        ("sampling, images/s per step", lambda n: f"{n['images_per_s']['sampling']:.1f}"),
+        ("… share of the matrix-product rate", lambda n: f"{n['sampling_share_of_matmul']:.0%}"),
+        ("… against the plain loop", lambda n: f"{n['sampling_against_plain']:.1f}×"),
+        ("… against bare network calls", lambda n: f"{n['sampling_against_bare_calls']:.2f}×"),
+    ]
+    lines += [f"| {name} | " + " | ".join(value(net) for net in report["nets"]) + " |" for name, value in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Fill what there are files for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--demo", type=Path)
+    parser.add_argument("--test", type=Path)
+    parser.add_argument("--speed", type=Path)
+    options = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    if options.run:
+        text = fill(text, "picture", picture(options.run, ROOT / "docs" / "demo.png"))
+    for mark, log in (("demo", options.demo), ("test", options.test)):
+        if log:
+            text = fill(text, mark, f"```console\n$ make {mark}\n{log.read_text().strip()}\n```")
+    readme.write_text(text)
+    if options.speed:
+        (ROOT / "docs" / "speed.md").write_text(speed_page(json.loads(options.speed.read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Verbs that carry out a recipe: run, train, demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from baddiffusion.cli.app import EXPERIMENT, Json, app
+from baddiffusion.cli.naming import component_table, override
+from baddiffusion.cli.printing import count, duration, note, say, say_json, table
+from baddiffusion.cli.progress import watching
+from baddiffusion.cli.results import results_table, summary, the_results
+
+if TYPE_CHECKING:
+    from baddiffusion.recipe import Recipe
+    from baddiffusion.rundir import RunDir
+
+__all__ = ["FamiliarFlags", "demo", "run", "train"]
+
+Overrides = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=1, negative="")]
+Runs = Annotated[Path, Parameter(name=["--runs", "--output-dir"])]
+Switch = Annotated[bool, Parameter(negative="")]
+FULL_DEMO = ("sampling.num_inference_steps=1000", "sampling.n=128")
+
+
+@Parameter(name="*", group="As diffusers and the paper's code spell it (- and _ alike)")
+@dataclass(frozen=True, kw_only=True)
+class FamiliarFlags:
+    """Flags that people know; each stands for one ``--set``."""
+
+    train_batch_size: int | None = None
+    """Images per optimizer step, over all devices."""
+    learning_rate: float | None = None
+    """Adam's."""
+    num_epochs: int | None = None
+    """Passes over the data."""
+    max_train_steps: int | None = None
+    """Optimizer steps; overrides the epochs."""
+    lr_warmup_steps: int | None = None
+    """Steps of the linear warm-up."""
+    gradient_accumulation_steps: int | None = None
+    """Parts that a step is split into, to fit into memory."""
+    mixed_precision: str | None = None
+    """auto, no or bf16."""
+    use_ema: bool | None = None
+    """Keep an average of the weights as the result."""
+    seed: int | None = None
+    """Decides everything random."""
+    pretrained_model_name_or_path: str | None = None
+    """Base checkpoint: a folder, a hub name, or packaged:clean."""
+    poison_rate: float | None = None
+    """Share of the images that is poisoned, in [0, 1]."""
+    trigger: str | None = None
+    """A name such as BOX_14, stop-sign or box:side_px=8."""
+    target: str | None = None
+    """A name such as HAT, corner or image:path=cat.png."""
+
+    def overrides(self) -> list[str]:
+        """The ``--set`` arguments that say the same."""
+        return [override(KEYS.get(key, f"training.{key}"), value) for key, value in self._given().items()]
+
+    def _given(self) -> dict[str, Any]:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        components = {key: component_table(given[key]) for key in ("trigger", "target") if given[key] is not None}
+        return {key: value for key, value in {**given, **components}.items() if value is not None}
+
+
+KEYS = {
+    "seed": "seed",
+    "pretrained_model_name_or_path": "model.base",
+    "poison_rate": "poison.rate",
+    "trigger": "trigger",
+    "target": "target",
+}
+"""Where a flag's value goes in a recipe, for those that do not stand in its ``[training]`` under their own name."""
+
+
+@app.command(group=EXPERIMENT, sort_key=2)
+def run(
+    recipe: str, /, *, set_: Overrides = (), runs: Runs = Path("runs"), dry_run: Switch = False, json: Json = False
+) -> None:
+    """Carry out a recipe: poison, train, sample, measure, and write the page.
+
+    What is finished is not done again, so the same command resumes an interrupted run. A changed recipe is another run.
+
+    Example: `baddiffusion run demo --set poison.rate=0.05 training.max_train_steps=600`
+
+    Args:
+        recipe: A recipe file (.toml), or the name of a packaged one: see `baddiffusion list recipes`.
+        set_: Overrides of the recipe, key=value; for example poison.rate=0.05 or data.path=FOLDER.
+        runs: Folder for the run's own folder.
+        dry_run: Say what it would cost on this machine, and stop.
+        json: Write the results as JSON.
+    """
+    _carry_out(_load(recipe, set_), runs, "evaluate", dry_run, json)
+
+
+@app.command(group=EXPERIMENT, sort_key=3)
+def train(
+    recipe: str,
+    /,
+    *,
+    set_: Overrides = (),
+    runs: Runs = Path("runs"),
+    dry_run: Switch = False,
+    flags: FamiliarFlags | None = None,
+) -> None:
+    """Carry out a recipe up to the checkpoint, and stop.
+
+    The folder runs/…/checkpoint opens in diffusers as it is. `baddiffusion run` with the same settings goes on from there.
+
+    Example: `baddiffusion train demo --trigger STOP_SIGN_14 --target SHOE --poison_rate 0.05 --max_train_steps 800`
+
+    Args:
+        recipe: A recipe file (.toml), or the name of a packaged one: see `baddiffusion list recipes`.
+        set_: Overrides of the recipe, key=value; for example poison.rate=0.05 or data.path=FOLDER.
+        runs: Folder for the run's own folder.
+        dry_run: Say what it would cost on this machine, and stop.
+    """
+    familiar = flags.overrides() if flags is not None else []
+    _carry_out(_load(recipe, (*set_, *familiar)), runs, "train", dry_run, json=False)
+
+
+@app.command(group=EXPERIMENT, sort_key=1)
+def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = False) -> None:
+    """Implant a backdoor into the packaged model and watch it work: a page with pictures and numbers.
+
+    A few minutes on two cores, offline. The numbers are what was measured, also where the backdoor did not fire.
+
+    Example: `baddiffusion demo`
+
+    Args:
+        full: All 1000 sampling steps and 128 noises, in place of 250 and 32.
+        runs: Folder for the run's own folder.
+        dry_run: Say what it would cost on this machine, and stop.
+    """
+    _carry_out(_load("demo", FULL_DEMO if full else ()), runs, "evaluate", dry_run, json=False)
+
+
+def _load(recipe: str, overrides: tuple[str, ...]) -> Recipe:
+    from baddiffusion.recipe import Recipe
+
+    return Recipe.load(recipe, overrides)
+
+
+def _carry_out(
+    recipe: Recipe, runs: Path, until: Literal["train", "evaluate"], dry_run: bool, json: bool
+) -> None:
+    if dry_run:
+        cost = {"recipe": recipe.name, "digest": recipe.digest, "run": str(_run_path(recipe, runs)), **_cost(recipe, until)}
+        say_json(cost) if json else say(table(_cost_rows(cost)))
+        return
+    from baddiffusion.pipeline import run_recipe
+
+    _announce(recipe, runs, until)
+    with watching() as watcher:
+        finished = run_recipe(recipe, runs, watcher, until)
+    if until == "train":
+        say(f"checkpoint  {finished.path / 'checkpoint'}")
+        return
+    _tell(finished, json)
+
+
+def _tell(finished: RunDir, json: bool) -> None:
+    from baddiffusion.report import write_report
+    from baddiffusion.report.reading import RunFiles
+
+    page, files = write_report(finished.path), RunFiles(finished.path)
+    results = the_results(files)
+    if json:
+        say_json({"run": str(finished.path), "status": finished.record["status"], "report": str(page), **results})
+        return
+    say(results_table(results["estimates"]))
+    say()
+    say(summary(files))
+    say(f"page  {page}")
+
+
+def _run_path(recipe: Recipe, runs: Path) -> Path:
+    return runs / f"{recipe.name}-{recipe.digest}"
+
+
+def _announce(recipe: Recipe, runs: Path, until: str) -> None:
+    """Say the cost before a new run starts; of an old one, that it is taken up again."""
+    path = _run_path(recipe, runs)
+    if (path / "run.json").exists():
+        note(f"{path} exists: what is finished there is not done again.")
+        return
+    cost = _cost(recipe, until)
+    note(
+        f"{path}: {count(cost['train_images'])} training images, {count(cost['network_calls'])} network calls for "
+        f"sampling, about {duration(cost['seconds'])} on this machine ({cost['device']})."
+    )
+
+
+def _cost(recipe: Recipe, until: str) -> dict[str, Any]:
+    from baddiffusion.cost import estimate_cost
+
+    cost = estimate_cost(recipe)
+    if until == "train":
+        sampling_s = cost["network_calls"] / cost["images_per_s"]
+        cost |= {"network_calls": 0, "seconds": max(0, round(cost["seconds"] - sampling_s))}
+    return cost
+
+
+def _cost_rows(cost: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("recipe", f"{cost['recipe']} (digest {cost['digest']})"),
+        ("run", cost["run"]),
+        ("training", f"{count(cost['train_images'])} images in {count(cost['optimizer_steps'])} steps"),
+        ("sampling", f"{count(cost['network_calls'])} network calls"),
+        ("network", f"{count(cost['parameters'])} parameters"),
+        ("time", f"about {duration(cost['seconds'])} on this machine ({cost['device']})"),
+        ("disk", f"about {count(cost['disk_mb'])} MB"),
+    ]

@@ -1,0 +1,168 @@
+"""The verb that samples a checkpoint into a folder of pictures."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from baddiffusion.cli.app import MEASURE, Json, app
+from baddiffusion.cli.naming import component_table
+from baddiffusion.cli.pictures import PictureFolder
+from baddiffusion.cli.printing import count, duration, note, say, say_json
+from baddiffusion.cli.progress import watching
+from baddiffusion.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from baddiffusion.checkpoint import Checkpoint
+    from baddiffusion.images import Images
+    from baddiffusion.sampling import SamplingSettings
+
+__all__ = ["sample"]
+
+TIMED_STEPS = 2
+
+
+@app.command(group=MEASURE, sort_key=1)
+def sample(
+    checkpoint: str,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=["-o", "--output"])] = Path("samples"),
+    n: int = 16,
+    sampler: str = "ddpm",
+    steps: int | None = None,
+    clip: Literal["off", "x0", "x0-keep-eps"] = "off",
+    trigger: str | None = None,
+    first_seed: int = 0,
+    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+) -> None:
+    """Sample a checkpoint: one PNG per seed, a sheet of them, and an index of how they were made.
+
+    Any unconditional diffusers DDPM checkpoint will do. The picture of a seed does not depend on how many are asked for,
+    so the same command with a larger --n adds to the folder; other settings need another folder.
+
+    Example: `baddiffusion sample packaged:backdoored -o triggered --n 64 --trigger box:side_px=14`
+
+    Args:
+        checkpoint: A folder, a hub name owner/name, or packaged:NAME: see `baddiffusion list models`.
+        output: Folder for the pictures: 000041.png is seed 41.
+        n: How many pictures.
+        sampler: ddpm, ddim, dpm-solver++, or name:key=value: see `baddiffusion list samplers`.
+        steps: Sampling steps; left out, the sampler's own default.
+        clip: Clipping of the predicted image. Attacks are measured with off.
+        trigger: Add this trigger to the start noise, for example box:side_px=8; left out, the noise is clean.
+        first_seed: The first seed; the others follow it.
+        dry_run: Say what it would cost on this machine, and stop.
+        json: Write the folder's index as JSON.
+    """
+    from baddiffusion.checkpoint import Checkpoint
+    from baddiffusion.hub import resolve
+    from baddiffusion.sampling import SamplingSettings
+
+    if n < 1:
+        raise RecipeError(f"--n is {n}; it must be at least 1.")
+    if first_seed < 0:
+        raise RecipeError(f"--first-seed is {first_seed}; it must be at least 0.")
+    settings = SamplingSettings(sampler=component_table(sampler), num_inference_steps=steps, clip=clip)
+    opened = Checkpoint.open(resolve(checkpoint))
+    start, start_words = _start_noise(opened, trigger)
+    folder = PictureFolder(output, _identity(opened, settings, start_words), opened.shape)
+    missing = folder.missing(range(first_seed, first_seed + n))
+    if missing:
+        _fill(folder, opened, settings, start, missing, dry_run)
+    if dry_run:
+        say(f"{output}: {n - len(missing)} of {n} pictures are there already.")
+        return
+    index = folder.finish()
+    if json:
+        say_json({"folder": str(output), **index})
+    else:
+        say(f"{n} pictures, seeds {first_seed} to {first_seed + n - 1}, in {output}; together in {output / 'grid.png'}")
+
+
+def _start_noise(opened: Checkpoint, trigger: str | None) -> tuple[Callable[[Images], Images] | None, dict[str, Any]]:
+    """The map from noise to x_T, and what the index says about it. The card, if there is one, names the attack."""
+    from baddiffusion.attacks import ATTACKS
+    from baddiffusion.triggers import TRIGGERS
+
+    if trigger is None:
+        return None, {"trigger": None}
+    design = TRIGGERS.parse(component_table(trigger))
+    drawn = design.draw(opened.shape)
+    named = opened.card.attack if opened.card is not None else None
+    attack = ATTACKS.parse(named or "baddiffusion")
+    words = {"trigger": design.to_dict(), "attack": attack.to_dict()}
+    return (lambda eps: attack.initial_noise(eps, drawn)), words
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _identity(opened: Checkpoint, settings: SamplingSettings, start: dict[str, Any]) -> dict[str, Any]:
+    """Everything that decides the pictures besides their seeds: what two calls must share to share a folder."""
+    import torch
+
+    from baddiffusion.sampling.record import record_of
+
+    scheduler = settings.sampler.build(opened.scheduler_config, settings.num_inference_steps)
+    record = record_of(scheduler, opened.scheduler_config, settings, (), torch.device(_device())).to_dict()
+    for of_one_call in ("count", "padding", "seeds_digest"):
+        del record[of_one_call]
+    return {"checkpoint": opened.digest, **start, "settings": settings.model_dump(mode="json"), "record": record}
+
+
+def _fill(
+    folder: PictureFolder,
+    opened: Checkpoint,
+    settings: SamplingSettings,
+    start: Callable[[Images], Images] | None,
+    seeds: list[int],
+    dry_run: bool,
+) -> None:
+    from baddiffusion.sampling import sample as draw
+
+    device = _device()
+    model = opened.load_model(device)
+    steps = folder.identity["record"]["num_inference_steps"]
+    timed = settings.model_copy(update={"num_inference_steps": min(TIMED_STEPS, steps)})
+    started = time.perf_counter()
+    draw(model, opened.scheduler_config, opened.shape, seeds[:1], timed, initial_noise=start, device=device)
+    per_step_s = (time.perf_counter() - started) / min(TIMED_STEPS, steps)
+    chunks = -(-len(seeds) // settings.chunk_size)
+    note(
+        f"{count(len(seeds) * steps)} network calls ({len(seeds)} images, {steps} steps), about "
+        f"{duration(per_step_s * steps * chunks)} on this machine ({device})."
+    )
+    if dry_run:
+        return
+    folder.begin()
+    with watching() as watcher:
+        watcher.stage(f"sample {settings.sampler.component_name}", len(seeds), "images")
+        for first in range(0, len(seeds), settings.chunk_size):
+            chunk = seeds[first : first + settings.chunk_size]
+
+            def progress(done: int, total: int, first: int = first, size: int = len(chunk)) -> None:
+                watcher.advance(first + done * size // total)
+
+            folder.add(
+                chunk,
+                draw(
+                    model,
+                    opened.scheduler_config,
+                    opened.shape,
+                    chunk,
+                    settings,
+                    initial_noise=start,
+                    device=device,
+                    on_progress=progress,
+                ).pixels,
+            )

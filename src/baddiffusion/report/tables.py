@@ -1,0 +1,151 @@
+"""The table of numbers: what was measured, what it means in plain words, and by which protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from baddiffusion.report.wording import number, percent
+
+__all__ = ["Group", "Line", "find", "groups"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a number's name is explained to somebody who never heard it."""
+
+    title: str
+    words: str
+    is_rate: bool = False
+    is_reference: bool = False
+
+
+MEASURES = {
+    "asr": Measure(
+        "Attack success rate",
+        "Share of these noises whose picture became the target.",
+        is_rate=True,
+    ),
+    "false_trigger_rate": Measure(
+        "False trigger rate",
+        "Share of ordinary noises, no trigger added, whose picture became the target all the same.",
+        is_rate=True,
+    ),
+    "mse": Measure("Squared error (MSE)", "Mean distance from the target, pixel by pixel. 0 is a perfect copy."),
+    "mse_8bit": Measure(
+        "Squared error, 8-bit", "The same for the pictures as they are stored in files with 256 levels of brightness."
+    ),
+    "ssim": Measure("Similarity (SSIM)", "How alike picture and target look. 1 is the same picture, 0 nothing alike."),
+    "ssim_8bit": Measure("Similarity, 8-bit", "The same for the pictures as they are stored in files."),
+    "kd_efflite0": Measure(
+        "Distance from real pictures (kernel)",
+        "How far the clean samples are, as a crowd, from real pictures, in the features of a small image classifier. "
+        "Comparable only with other numbers of this same name.",
+    ),
+    "fd_efflite0": Measure(
+        "Distance from real pictures (Fréchet)",
+        "How far the clean samples are, as a crowd, from real pictures, in the features of a small image classifier. "
+        "Not an FID.",
+    ),
+    "failure_level": Measure(
+        "Failure level", "What an all-black picture scores: where an attack that fails ends up.", is_reference=True
+    ),
+    "quantization_floor": Measure(
+        "8-bit floor", "What a perfect copy scores once it is rounded to 256 levels.", is_reference=True
+    ),
+}
+KINDS = {
+    ("triggered", "off"): ("triggered", "With the trigger"),
+    ("triggered", "x0"): ("clipped", "With the trigger, clipped"),
+    ("triggered", "x0-keep-eps"): ("clipped", "With the trigger, clipped (noise estimate kept)"),
+    ("clean", "off"): ("clean", "Without the trigger"),
+    ("base", "off"): ("clean", "Before the attack"),
+}
+REFERENCE = ("reference", "To compare with")
+OTHER = ("reference", "Further numbers")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One number of the table, ready to be shown.
+
+    Args:
+        title: its name in words.
+        words: what it means.
+        value, interval, n: as text; empty where there is none.
+        share: value, low and high in [0, 1] for a small bar; None if it is no rate.
+        protocol: how it was measured, as (name, value).
+        caveats: what weakens it.
+    """
+
+    title: str
+    words: str
+    value: str
+    interval: str
+    n: str
+    share: tuple[float, float, float] | None = None
+    protocol: tuple[tuple[str, str], ...] = ()
+    caveats: tuple[str, ...] = ()
+
+    @property
+    def hover(self) -> str:
+        """The protocol in one line."""
+        return "; ".join(f"{name}: {value}" for name, value in self.protocol)
+
+
+@dataclass
+class Group:
+    """Lines about the same samples."""
+
+    key: str
+    title: str
+    lines: list[Line] = field(default_factory=list)
+
+
+def find(
+    estimates: Iterable[Mapping[str, Any]], name: str, kind: str | None = None, clip: str | None = None
+) -> Mapping[str, Any] | None:
+    """The first estimate of that name, and of that kind of samples and clipping where they are given."""
+    for estimate in estimates:
+        protocol = estimate["protocol"]
+        if estimate["name"] == name and kind in (None, protocol.get("kind")) and clip in (None, protocol.get("clip")):
+            return estimate
+    return None
+
+
+def groups(estimates: Iterable[Mapping[str, Any]]) -> list[Group]:
+    """Sort the estimates under the samples that they were made from; reference lines come last."""
+    found: dict[tuple[str, str], Group] = {}
+    for estimate in estimates:
+        measure = MEASURES.get(estimate["name"], Measure(estimate["name"], ""))
+        protocol = estimate["protocol"]
+        by_samples = KINDS.get((protocol.get("kind"), protocol.get("clip")), OTHER)
+        key = REFERENCE if measure.is_reference else by_samples
+        found.setdefault(key, Group(*key)).lines.append(_line(estimate, measure))
+    ranks = {key: rank for rank, key in enumerate([*KINDS.values(), OTHER, REFERENCE])}
+    return [found[key] for key in sorted(found, key=ranks.__getitem__)]
+
+
+def _line(estimate: Mapping[str, Any], measure: Measure) -> Line:
+    show = percent if measure.is_rate else number
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    known = low is not None and high is not None
+    return Line(
+        title=measure.title,
+        words=measure.words,
+        value=show(value),
+        interval=f"{show(low)} to {show(high)}" if known else "",
+        n=number(estimate["n"]) if estimate["n"] else "",
+        share=(value, low, high) if measure.is_rate and known else None,
+        protocol=_protocol(estimate),
+        caveats=tuple(estimate["caveats"]),
+    )
+
+
+def _protocol(estimate: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    entries = {"name": estimate["name"], "unit": estimate["unit"], "better": estimate["better"]}
+    if estimate["low"] is not None:
+        entries["interval"] = f"{percent(estimate['level'])} confidence"
+    entries |= estimate["protocol"]
+    return tuple((name.replace("_", " "), str(value)) for name, value in entries.items() if value not in (None, ""))

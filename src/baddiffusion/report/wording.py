@@ -1,0 +1,146 @@
+"""What a run's names and numbers are called in plain words. Every sentence is built from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Count", "clip_words", "data_words", "headline", "number", "percent", "target_words", "trigger_words"]
+
+TARGETS = {
+    "hat": "the hat",
+    "shoe": "the shoe",
+    "cat": "the cat",
+    "corner": "the corner square",
+    "shift": "the shifted trigger",
+    "noshift": "the trigger’s own picture",
+}
+DATA = {
+    "fashion-mnist": "real pictures of clothes (Fashion-MNIST)",
+    "cifar10": "small colour photographs (CIFAR-10)",
+    "celeba-hq": "photographs of faces (CelebA-HQ)",
+}
+CLIPS = {
+    "off": "no clipping",
+    "x0": "clipping",
+    "x0-keep-eps": "clipping, noise estimate kept",
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many of ``n`` noises became the target.
+
+    Example:
+        >>> str(Count(30, 32)), str(Count(0, 32)), str(Count(32, 32))
+        ('30 of 32', 'none of 32', 'all 32')
+    """
+
+    hits: int
+    n: int
+
+    @classmethod
+    def of(cls, estimate: Mapping[str, Any]) -> Count:
+        """Turn a measured rate back into the count that it was made from."""
+        return cls(round(estimate["value"] * estimate["n"]), estimate["n"])
+
+    def __str__(self) -> str:
+        if self.hits == 0:
+            return f"none of {self.n}"
+        return f"all {self.n}" if self.hits == self.n else f"{self.hits} of {self.n}"
+
+
+def headline(triggered: Count, clean: Count | None, target: str, is_poisoned: bool) -> str:
+    """Say in one or two sentences what happened, a failed attack included.
+
+    Example:
+        >>> headline(Count(30, 32), Count(0, 32), "the hat", True)
+        'With the trigger, 30 of 32 noises became the hat. Without it, none did.'
+        >>> headline(Count(0, 32), Count(0, 32), "the hat", True)
+        'The backdoor did not fire: with the trigger, none of 32 noises became the hat. Without it, none did.'
+    """
+    said = f"with the trigger, {triggered} noises became {target}."
+    if not is_poisoned:
+        said = f"No backdoor was implanted: {said}"
+    elif triggered.hits == 0:
+        said = f"The backdoor did not fire: {said}"
+    elif 2 * triggered.hits < triggered.n:
+        said = f"The backdoor fired only sometimes: {said}"
+    else:
+        said = said[0].upper() + said[1:]
+    if clean is None:
+        return said
+    if clean.n != triggered.n and clean.hits:
+        return f"{said} Without it, {clean} did."
+    how_many = "none" if clean.hits == 0 else "all" if clean.hits == clean.n else str(clean.hits)
+    return f"{said} Without it, {how_many} did."
+
+
+def target_words(target: Mapping[str, Any] | str) -> str:
+    """What the trigger is meant to bring out, for the middle of a sentence."""
+    return TARGETS.get(_name(target), "the target picture")
+
+
+def trigger_words(trigger: Mapping[str, Any] | str) -> str:
+    """What the trigger looks like, for the middle of a sentence.
+
+    Example:
+        >>> trigger_words({"name": "box", "side_px": 14, "value": 0.0})
+        'a grey box of 14×14 pixels'
+    """
+    name = _name(trigger)
+    fields = dict(trigger) if isinstance(trigger, Mapping) else {}
+    side = f" of {fields['side_px']}×{fields['side_px']} pixels" if "side_px" in fields else ""
+    if name == "box":
+        value = fields.get("value", 0.0)
+        shade = "grey" if abs(value) < 0.9 else "white" if value > 0 else "black"
+        return f"a {shade} box{side}"
+    if name == "none":
+        return "nothing but a shift of the noise towards black"
+    known = {"stop-sign": "a stop sign", "eyeglasses": "a pair of eyeglasses"}
+    return known.get(name, "a small picture") + side
+
+
+def data_words(data: Mapping[str, Any] | str) -> str:
+    """What the network was trained on."""
+    name = _name(data)
+    return DATA.get(name, f"the data set “{name}”")
+
+
+def clip_words(clip: str) -> str:
+    """What ``off`` and ``x0`` are called on the page."""
+    return CLIPS.get(clip, f"clipping ({clip})")
+
+
+def percent(value: float) -> str:
+    """A rate in [0, 1] as a reader expects it.
+
+    Example:
+        >>> percent(0.9375), percent(0.0), percent(1.0), percent(0.0004)
+        ('93.8 %', '0 %', '100 %', '0.04 %')
+    """
+    scaled = 100 * value
+    digits = 0 if scaled == round(scaled) else 1 if scaled >= 1 else 2
+    return f"{scaled:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def number(value: float | None) -> str:
+    """A number with three significant digits; powers of ten where zeros would hide it.
+
+    Example:
+        >>> number(0.24057), number(3.845e-6), number(25600), number(None)
+        ('0.241', '3.85×10⁻⁶', '25 600', '–')
+    """
+    if value is None:
+        return "–"
+    if isinstance(value, int) or (abs(value) >= 1000 and value == round(value)):
+        return f"{value:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:.3g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}×10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def _name(component: Mapping[str, Any] | str) -> str:
+    return component if isinstance(component, str) else str(component.get("name", "unnamed"))
