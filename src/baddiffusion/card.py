@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from importlib import metadata
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from baddiffusion import __version__
 from baddiffusion.errors import RecipeError
 from baddiffusion.settings import Settings
 
@@ -59,7 +59,7 @@ class Card(Settings):
     recipe: dict[str, Any] = Field(default_factory=dict)
     metrics: list[dict[str, Any]] = Field(default_factory=list)
     license: str | None = None
-    version: str = __version__
+    version: str = Field(default_factory=lambda: metadata.version("baddiffusion"))
 
     @model_validator(mode="after")
     def _says_what_it_hides(self) -> Card:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from baddiffusion import metrics
 from baddiffusion.data import ImageData
+from baddiffusion.errors import EvaluationError
 from baddiffusion.images import Images, Pixels, to_uint8
 from baddiffusion.metrics import Estimate
 from baddiffusion.sampling.store import SampleStore
@@ -64,6 +65,23 @@ class Results:
     asr_curves: tuple[dict[str, Any], ...]
     acceptance: dict[str, Any]
 
+    @classmethod
+    def read(cls, run: Path) -> Results:
+        """Read the numbers of a run.
+
+        Raises:
+            EvaluationError: the run has none yet, or the file is damaged.
+        """
+        path = run / "metrics.json"
+        try:
+            stored = json.loads(path.read_text())
+            estimates = tuple(Estimate.from_dict(entry) for entry in stored["estimates"])
+            return cls(estimates, tuple(stored["asr_curves"]), stored["acceptance"])
+        except FileNotFoundError:
+            raise EvaluationError(f"{path} does not exist; the run has not been measured yet. Run it again.") from None
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise EvaluationError(f"{path} is damaged ({error}); start a new run.") from None
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {
@@ -72,3 +90,77 @@ class Results:
             "asr_curves": list(self.asr_curves),
             "acceptance": self.acceptance,
         }
+
+
+def evaluate(
+    sets: Sequence[SampleSet], target: Float[Tensor, "c h w"], reference: ImageData, threshold: float
+) -> Results:
+    """Measure every set of samples against what it should show.
+
+    Args:
+        sets: triggered sets are compared with the target; clean ones count false triggers and, from 256 images, quality.
+        target: y, in [−1, 1].
+        reference: the training images, which quality is measured against.
+        threshold: an image counts as the target if its mean squared error on [0, 1] is below.
+
+    Raises:
+        EvaluationError: a set has another image shape than the target.
+    """
+    estimates = [*_landmarks(target), *_baseline(sets, reference)]
+    curves = []
+    for samples in sets:
+        if samples.kind == "triggered":
+            pixels = to_uint8(samples.images)
+            estimates += evaluate_images(pixels, target, threshold, samples.protocol)
+            estimates.append(metrics.mse_float(samples.images, target, protocol=samples.protocol))
+            points = metrics.asr_curve(metrics.mse_per_image(pixels, target))
+            curves.append({**_which(samples), "points": points})
+        elif samples.kind == "clean":
+            pixels = to_uint8(samples.images)
+            rate = metrics.false_trigger_rate(pixels, target, threshold=threshold, protocol=samples.protocol)
+            estimates.append(rate)
+        if samples.kind in ("clean", "base") and len(samples.images) >= metrics.KD_LEAST:
+            estimates += _quality(samples, reference)
+    return Results(tuple(estimates), tuple(curves), _acceptance(estimates))
+
+
+def evaluate_images(
+    pixels: Pixels, target: Float[Tensor, "c h w"], threshold: float, protocol: Mapping[str, Any]
+) -> list[Estimate]:
+    """Success rate, MSE and SSIM of 8-bit pictures against the target, wherever they were made.
+
+    Args:
+        pixels: the pictures.
+        target: y, in [−1, 1].
+        threshold: an image counts as the target if its mean squared error on [0, 1] is below.
+        protocol: what is known about how they were made.
+
+    Raises:
+        EvaluationError: the pictures have another shape than the target.
+    """
+    estimates = [
+        metrics.asr(pixels, target, threshold=threshold, protocol=protocol),
+        metrics.mse(pixels, target, protocol=protocol),
+    ]
+    if min(target.shape[1:]) >= metrics.SSIM_WINDOW_PX:
+        estimates.append(metrics.ssim(pixels, target, protocol=protocol))
+    return estimates
+
+
+def _landmarks(target: Float[Tensor, "c h w"]) -> list[Estimate]:
+    """What a failed and a flawless attack would score."""
+    failed = list(metrics.failure_level(target)) if min(target.shape[1:]) >= metrics.SSIM_WINDOW_PX else []
+    return [*failed, metrics.quantization_floor(target)]
+
+
+def _which(samples: SampleSet) -> dict[str, Any]:
+    protocol = samples.protocol
+    label = f"{protocol['sampler']}-{protocol['steps']}-{protocol['clip']}"
+    return {"label": label, "kind": samples.kind, "clip": protocol["clip"]}
+
+
+def _acceptance(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """The attacker's acceptance rule of the paper's section 3.1, on the first triggered set."""
+    found = {(e.name, e.protocol.get("kind")): e for e in reversed(estimates)}
+    quality, announced = found.get(("kd_efflite0", "clean")), found.get(("kd_efflite0", "base"))
+    return metrics.acceptance(found.get(("mse", "triggered")), quality, announced).to_dict()

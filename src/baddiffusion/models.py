@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers.models import UNet2DModel
 from jaxtyping import Int64
 from torch import Tensor
 

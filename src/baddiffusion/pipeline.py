@@ -237,7 +237,7 @@ class _Experiment:
             return samples.images, {
                 "kind": kind,
                 "settings": settings.model_dump(mode="json"),
-                "record": samples.record,
+                "record": samples.record.to_dict(),
             }
 
         store.fill(n, make)
@@ -270,9 +270,9 @@ class _Experiment:
         }
         return Card(
             backdoored=self.is_poisoned,
-            base=recipe.model.base or None,
+            base=_placeless(recipe.model.base) or None,
             data=self.data.name,
-            recipe=recipe.to_dict(),
+            recipe=_placeless(recipe.to_dict()),
             **(poisoned if self.is_poisoned else {}),
         )
 
@@ -282,3 +282,12 @@ class _Experiment:
         scale = max(1, 128 // self.shape[1])
         drawn = {"trigger.png": self.implant.trigger.offset, "target.png": self.implant.target}
         return {name: png_bytes(to_uint8(picture), scale) for name, picture in drawn.items()}
+
+
+def _placeless(value: Any) -> Any:
+    """Cut absolute paths down to their last part: a card that is published says nothing about a machine."""
+    if isinstance(value, dict):
+        return {key: _placeless(inner) for key, inner in value.items()}
+    if isinstance(value, str) and Path(value).is_absolute():
+        return Path(value).name
+    return value

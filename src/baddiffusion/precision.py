@@ -11,12 +11,8 @@ from baddiffusion.errors import RecipeError
 
 __all__ = ["autocast", "resolve_precision"]
 
-PRECISIONS = ("auto", "float32", "bf16")
 
-
-def resolve_precision(
-    precision: Literal["auto", "float32", "bf16"], device: torch.device | str
-) -> Literal["float32", "bf16"]:
+def resolve_precision(precision: str, device: torch.device | str) -> Literal["float32", "bf16"]:
     """Decide in which number format the network computes; weights, latents and losses are float32 either way.
 
     ``auto`` takes bf16 only where the hardware multiplies it natively: CUDA devices that support it, and CPUs with
@@ -25,7 +21,7 @@ def resolve_precision(
     levels.
 
     Args:
-        precision: ``auto``, or a format to insist on. bf16 can be insisted on anywhere: it is emulated if need be.
+        precision: ``auto``, or ``float32`` or ``bf16`` to insist on; bf16 works anywhere, emulated if need be.
         device: where the network runs.
 
     Returns:
@@ -38,14 +34,14 @@ def resolve_precision(
         >>> resolve_precision("float32", "cpu")
         'float32'
     """
-    if precision not in PRECISIONS:
-        raise RecipeError(f"precision is {precision!r}; it must be one of {', '.join(map(repr, PRECISIONS))}.")
-    if precision != "auto":
+    if precision == "float32" or precision == "bf16":
         return precision
-    return "bf16" if _multiplies_bf16(torch.device(device)) else "float32"
+    if precision == "auto":
+        return "bf16" if _multiplies_bf16(torch.device(device)) else "float32"
+    raise RecipeError(f"precision is {precision!r}; it must be 'auto', 'float32' or 'bf16'.")
 
 
-def autocast(precision: Literal["auto", "float32", "bf16"], device: torch.device | str) -> AbstractContextManager[None]:
+def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[None]:
     """Make the context in which to call the network: bf16 autocast, or nothing at all for float32.
 
     Args:

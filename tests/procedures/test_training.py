@@ -97,7 +97,7 @@ def stop_at(step: int) -> Callable[[Progress], None]:
 
 def test_both_losses_go_down() -> None:
     seen: list[Progress] = []
-    settings = {"max_train_steps": 120, "learning_rate": 3e-3, "logging_steps": 20, "train_batch_size": 16}
+    settings = {"max_train_steps": 60, "learning_rate": 3e-3, "logging_steps": 10}
     train(fresh(), job(**settings), on_progress=seen.append)
     first, last = seen[0], seen[-1]
     assert first.loss_clean is not None
@@ -173,7 +173,7 @@ def test_the_same_job_gives_the_same_weights_and_another_seed_others() -> None:
     assert digest(train(fresh(), job(rate=0.25))) != first
 
 
-@pytest.mark.parametrize("parts", [2, 3, 8, 100])
+@pytest.mark.parametrize("parts", [3, 100])
 def test_micro_batches_give_the_full_batchs_step(parts: int) -> None:
     whole = flat(train(fresh(), job(max_train_steps=3)))
     split = flat(train(fresh(), job(max_train_steps=3, gradient_accumulation_steps=parts)))
@@ -337,12 +337,13 @@ def test_all_poisoned_has_no_clean_loss() -> None:
 # -- resuming ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use_ema", [False, True], ids=["plain", "ema"])
-@pytest.mark.parametrize("every", [1, 2, 4])
-def test_resuming_at_any_step_ends_with_the_same_weights(use_ema: bool, every: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("every", "use_ema", "steps"), [(1, True, (1, 3, 6)), (2, False, (1, 2, 3, 6)), (4, True, (4, 5))])
+def test_resuming_at_any_step_ends_with_the_same_weights(
+    every: int, use_ema: bool, steps: tuple[int, ...], tmp_path: Path
+) -> None:
     options = {"use_ema": use_ema, "ema_decay": 0.9, "checkpointing_steps": every}
     unbroken = digest(train(fresh(), job(**options)))
-    for k in range(1, 7):
+    for k in steps:
         folder = tmp_path / str(k)
         with pytest.raises(Stopped):
             train(fresh(), job(**options), folder, stop_at(k))

@@ -13,7 +13,7 @@ from baddiffusion import __version__
 from baddiffusion.cli.printing import note
 from baddiffusion.errors import BadDiffusionError
 
-__all__ = ["EXPERIMENT", "LOOK", "MEASURE", "OTHER", "Json", "app", "call"]
+__all__ = ["EXPERIMENT", "LOOK", "MEASURE", "OTHER", "Json", "Switch", "app", "call"]
 
 EXPERIMENT = Group("Experiments", sort_key=1)
 MEASURE = Group("Pictures and numbers", sort_key=2)
@@ -22,7 +22,10 @@ OTHER = Group("Further", sort_key=4)
 
 RESUMABLE = frozenset(("demo", "evaluate", "run", "sample", "train"))
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+"""A flag that is off unless it is given."""
+
+Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False)]
 """The switch of every verb whose answer a program may want."""
 
 app = App(
@@ -31,6 +34,7 @@ app = App(
     help="""Implant, sample and measure backdoors in diffusion models.
 
     Start with `baddiffusion demo`; `baddiffusion VERB --help` explains a verb.
+
     Exit codes: 0 done, 2 something to mend (told in one line), 130 interrupted, 1 a bug in this program.
     """,
     help_format="markdown",

@@ -48,8 +48,8 @@ class PictureFolder:
             raise RunError(f"{self.path} is a file; give a folder with -o.") from None
         except (OSError, ValueError, KeyError, TypeError):
             raise RunError(
-                f"{self.path} is not empty and holds no pictures that `baddiffusion sample` made; choose another folder "
-                f"with -o."
+                f"{self.path} is not empty and holds no pictures that `baddiffusion sample` made; choose another "
+                f"folder with -o."
             ) from None
         others = [key for key, value in self.identity.items() if made_with[key] != value]
         if others:

@@ -26,9 +26,7 @@ class Lines:
         clock: seconds, ever growing.
     """
 
-    def __init__(
-        self, write: Callable[[str], None] = note, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, write: Callable[[str], None] = note, clock: Callable[[], float] = time.monotonic) -> None:
         self._write = write
         self._clock = clock
         self._last_line: float | None = None

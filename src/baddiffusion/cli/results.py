@@ -25,33 +25,30 @@ def the_results(files: RunFiles) -> dict[str, Any]:
     return files.results
 
 
-def results_table(estimates: Sequence[Mapping[str, Any]]) -> str:
-    """Value, interval and n of each measured number, sorted by the samples that it was made from."""
+def results_table(estimates: Sequence[Mapping[str, Any]], title: str = "") -> str:
+    """Value, interval and n of each measured number, sorted by the samples that it was made from.
+
+    Args:
+        estimates: as ``metrics.json`` holds them.
+        title: what all of them were made from, in place of the samples of a run.
+    """
     from baddiffusion.report.tables import groups
 
     rows: list[tuple[str, ...]] = []
     for group in groups(estimates):
-        rows.append((group.title, "value", "95 % interval", "n") if not rows else (group.title,))
+        heading = title or group.title
+        if not rows:
+            rows.append((heading, "value", "95 % interval", "n"))
+        elif not title:
+            rows.append((heading,))
         rows += [(f"  {line.title}", line.value, line.interval or "–", line.n) for line in group.lines]
     return table(rows)
 
 
 def summary(files: RunFiles) -> str:
     """What happened, in sentences built from the counts: a backdoor that did not fire is told as such."""
-    from baddiffusion.report.tables import find
-    from baddiffusion.report.wording import Count, headline, target_words
+    from baddiffusion.report.story import Story
 
-    estimates, recipe = the_results(files)["estimates"], files.recipe
-    first, *others = recipe["sampling"]["clips"]
-    triggered = find(estimates, "asr", "triggered", first)
-    if triggered is None:
-        return "No triggered noises were sampled."
-    clean = find(estimates, "false_trigger_rate", "clean", first)
-    target, is_poisoned = target_words(recipe["target"]), recipe["poison"]["rate"] > 0
-    is_poisoned = is_poisoned and recipe["attack"]["name"] != "clean"
-    said = [headline(Count.of(triggered), Count.of(clean) if clean else None, target, is_poisoned)]
-    for clip in others:
-        estimate = find(estimates, "asr", "triggered", clip)
-        if estimate is not None:
-            said.append(f"With the predicted image clipped ({clip}): {Count.of(estimate)}.")
-    return "\n".join(said)
+    story = Story(files)
+    rule = f"The attacker's own rule (paper, section 3.1): {story.acceptance}" if story.is_poisoned else ""
+    return "\n".join(sentence for sentence in (story.title, story.clipping_effect, rule) if sentence)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from baddiffusion.cli.app import EXPERIMENT, Json, app
+from baddiffusion.cli.app import EXPERIMENT, Json, Switch, app
 from baddiffusion.cli.naming import component_table, override
 from baddiffusion.cli.printing import count, duration, note, say, say_json, table
 from baddiffusion.cli.progress import watching
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FamiliarFlags", "demo", "run", "train"]
 
-Overrides = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=1, negative="")]
+Overrides = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=1, negative="", show_default=False)]
 Runs = Annotated[Path, Parameter(name=["--runs", "--output-dir"])]
-Switch = Annotated[bool, Parameter(negative="")]
 FULL_DEMO = ("sampling.num_inference_steps=1000", "sampling.n=128")
 
 
@@ -82,7 +81,7 @@ KEYS = {
 def run(
     recipe: str, /, *, set_: Overrides = (), runs: Runs = Path("runs"), dry_run: Switch = False, json: Json = False
 ) -> None:
-    """Carry out a recipe: poison, train, sample, measure, and write the page.
+    """Carry out a recipe: train, sample, measure, write the page.
 
     What is finished is not done again, so the same command resumes an interrupted run. A changed recipe is another run.
 
@@ -110,7 +109,7 @@ def train(
 ) -> None:
     """Carry out a recipe up to the checkpoint, and stop.
 
-    The folder runs/…/checkpoint opens in diffusers as it is. `baddiffusion run` with the same settings goes on from there.
+    The folder runs/…/checkpoint opens in diffusers as it is; `baddiffusion run` with the same settings goes on from it.
 
     Example: `baddiffusion train demo --trigger STOP_SIGN_14 --target SHOE --poison_rate 0.05 --max_train_steps 800`
 
@@ -126,9 +125,10 @@ def train(
 
 @app.command(group=EXPERIMENT, sort_key=1)
 def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = False) -> None:
-    """Implant a backdoor into the packaged model and watch it work: a page with pictures and numbers.
+    """Implant a backdoor into the packaged model and watch it work.
 
-    A few minutes on two cores, offline. The numbers are what was measured, also where the backdoor did not fire.
+    A few minutes on two cores, offline; it ends with a page of pictures and numbers. They are what was measured, also
+    where the backdoor did not fire.
 
     Example: `baddiffusion demo`
 
@@ -146,11 +146,14 @@ def _load(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return Recipe.load(recipe, overrides)
 
 
-def _carry_out(
-    recipe: Recipe, runs: Path, until: Literal["train", "evaluate"], dry_run: bool, json: bool
-) -> None:
+def _carry_out(recipe: Recipe, runs: Path, until: Literal["train", "evaluate"], dry_run: bool, json: bool) -> None:
     if dry_run:
-        cost = {"recipe": recipe.name, "digest": recipe.digest, "run": str(_run_path(recipe, runs)), **_cost(recipe, until)}
+        cost = {
+            "recipe": recipe.name,
+            "digest": recipe.digest,
+            "run": str(_run_path(recipe, runs)),
+            **_cost(recipe, until),
+        }
         say_json(cost) if json else say(table(_cost_rows(cost)))
         return
     from baddiffusion.pipeline import run_recipe

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from baddiffusion.cli.app import MEASURE, Json, app
+from baddiffusion.cli.app import MEASURE, Json, Switch, app
 from baddiffusion.cli.naming import component_table
 from baddiffusion.cli.pictures import PictureFolder
 from baddiffusion.cli.printing import count, duration, note, say, say_json
@@ -33,19 +33,20 @@ def sample(
     /,
     *,
     output: Annotated[Path, Parameter(name=["-o", "--output"])] = Path("samples"),
-    n: int = 16,
+    n: Annotated[int, Parameter(name=["--n", "-n"])] = 16,
     sampler: str = "ddpm",
     steps: int | None = None,
     clip: Literal["off", "x0", "x0-keep-eps"] = "off",
     trigger: str | None = None,
     first_seed: int = 0,
-    dry_run: Annotated[bool, Parameter(negative="")] = False,
+    dry_run: Switch = False,
     json: Json = False,
 ) -> None:
-    """Sample a checkpoint: one PNG per seed, a sheet of them, and an index of how they were made.
+    """Sample a checkpoint into a folder of PNG files, one per seed.
 
-    Any unconditional diffusers DDPM checkpoint will do. The picture of a seed does not depend on how many are asked for,
-    so the same command with a larger --n adds to the folder; other settings need another folder.
+    Any unconditional diffusers DDPM checkpoint will do. Beside the pictures lie a sheet of them (grid.png) and an index
+    of how they were made. The picture of a seed does not depend on how many are asked for: the same command with a
+    larger --n adds to the folder. Other settings need another folder.
 
     Example: `baddiffusion sample packaged:backdoored -o triggered --n 64 --trigger box:side_px=14`
 
@@ -71,6 +72,8 @@ def sample(
         raise RecipeError(f"--first-seed is {first_seed}; it must be at least 0.")
     settings = SamplingSettings(sampler=component_table(sampler), num_inference_steps=steps, clip=clip)
     opened = Checkpoint.open(resolve(checkpoint))
+    if opened.shape[0] not in (1, 3):
+        raise RecipeError(f"{checkpoint} has images of {opened.shape[0]} channels; only 1 or 3 make a picture.")
     start, start_words = _start_noise(opened, trigger)
     folder = PictureFolder(output, _identity(opened, settings, start_words), opened.shape)
     missing = folder.missing(range(first_seed, first_seed + n))

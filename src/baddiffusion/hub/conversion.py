@@ -77,6 +77,8 @@ def _the_pickle(layout: Layout) -> Path:
             f"weights, of type {', '.join(sorted(PICKLES))}, or one called {USUAL_NAME}."
         )
     find_file(layout.root, layout.unet + names[0])
+    if (folder / names[0]).stat().st_size == 0:
+        raise CheckpointError(f"{folder / names[0]} is empty (0 bytes); download it again.")
     return folder / names[0]
 
 

@@ -23,7 +23,7 @@ COLORS = {"clean": "#040404", "triggered": "#050505", "clipped": "#060606"}
 VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", **{color: f"--{key}" for key, color in COLORS.items()}}
 """Stand-ins that matplotlib writes and the page replaces by its own colors."""
 DASHES = {"clean": (0, (1, 1.6)), "triggered": "solid", "clipped": (0, (5, 2))}
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "baddiffusion", "font.size": 9, "font.family": "DejaVu Sans"}
+STYLE = {"svg.fonttype": "none", "svg.hashsalt": "baddiffusion", "font.size": 9.5, "font.family": "DejaVu Sans"}
 MAX_POINTS = 240
 
 
@@ -80,11 +80,11 @@ def loss_curves(events: Sequence[Mapping[str, Any]]) -> str:
 def error_scale(marks: Sequence[Mark], floor: float | None, threshold: float, failure: float | None) -> str:
     """Where the measured errors lie between perfect and failed, on one logarithmic line."""
     with rc_context(STYLE):
-        figure, axes = _canvas(0.9 + 0.34 * len(marks))
+        figure, axes = _canvas(0.9 + 0.5 * len(marks))
         low = min([floor or threshold, threshold, *(m.value for m in marks if m.value > 0)])
         axes.set_xscale("log")
         axes.set_xlim(low / 3, 1)
-        axes.set_ylim(len(marks) - 0.4, -0.6)
+        axes.set_ylim(len(marks) - 0.6, -0.8)
         axes.set_yticks([])
         axes.axvspan(low / 3, threshold, color=RULE, alpha=0.45, linewidth=0)
         for value, name in ((floor, "8-bit floor"), (threshold, "counts as target"), (failure, "all black")):
@@ -96,25 +96,18 @@ def error_scale(marks: Sequence[Mark], floor: float | None, threshold: float, fa
         for row, mark in enumerate(marks):
             color, value = COLORS[mark.key], max(mark.value, low / 2)
             if mark.low is not None and mark.high is not None:
-                axes.plot([max(mark.low, low / 3), mark.high], [row, row], color=color, linewidth=3, alpha=0.45)
+                axes.plot([max(mark.low, low / 3), mark.high], [row, row], color=color, linewidth=4, alpha=0.4)
             axes.plot([value], [row], "o", color=color, markersize=7)
-            left = value < 0.02
-            axes.annotate(
-                mark.title,
-                (value, row),
-                xytext=(8 if left else -8, 0),
-                textcoords="offset points",
-                ha="left" if left else "right",
-                va="center",
-                color=color,
-            )
+            side = "left" if value < threshold / 30 else "right"
+            place = {"xytext": (0, 8), "textcoords": "offset points", "ha": side, "va": "bottom"}
+            axes.annotate(mark.title, (value, row), color=color, **place)
         axes.set_xlabel("mean squared error against the target (0 is perfect)")
         _plain_log(axes.xaxis, subs=(1.0,))
         return _svg(figure, "scale")
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.7, height), layout="constrained")
+    figure = Figure(figsize=(4.4, height), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     figure.patch.set_alpha(0)
@@ -151,7 +144,8 @@ def _svg(figure: Figure, name: str) -> str:
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # A style sheet inside an inline SVG would style the whole page.
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     text = re.sub(r' id="', f' id="{name}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)

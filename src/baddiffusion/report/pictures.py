@@ -24,14 +24,16 @@ class Row:
     Args:
         key: ``clean``, ``triggered`` or ``clipped``; decides the color.
         title: what stands before the pictures.
+        words: the same for the middle of a sentence.
         images: image i from seed i.
-        hits: which images count as the target; None where that was not measured.
+        hits: which images count as the target; empty where that was not measured.
     """
 
     key: str
     title: str
+    words: str
     images: Images
-    hits: Sequence[bool] | None = None
+    hits: Sequence[bool] = ()
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from baddiffusion.errors import DataError, RunError
-from baddiffusion.images import Images, from_uint8, read_picture, to_unit
+from baddiffusion.images import Images, from_uint8, read_picture
 from baddiffusion.rundir import EventLog, RunDir
 from baddiffusion.sampling.store import SampleStore
 
@@ -114,7 +113,8 @@ class RunFiles:
     @cached_property
     def unet_config(self) -> dict[str, Any] | None:
         """The network's configuration, once training is done."""
-        return self._json("checkpoint/unet/config.json") if self.is_done("train") else None
+        name = "checkpoint/unet/config.json"
+        return self._json(name) if self.is_done("train") and (self.path / name).exists() else None
 
     @cached_property
     def parameters(self) -> int | None:
@@ -182,13 +182,6 @@ class RunFiles:
                 f"{METRICS_SCHEMA}. Start the run again."
             )
         return results
-
-    def squared_errors(self, images: Images) -> torch.Tensor | None:
-        """Each image's mean squared error against the target, on [0, 1]; None while the target is not there."""
-        target = self.picture("target.png")
-        if target is None or target.shape[1:] != images.shape[1:]:
-            return None
-        return (to_unit(images) - to_unit(target)).square().mean(dim=(1, 2, 3))
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

@@ -32,27 +32,34 @@ MEASURES = {
         "Share of ordinary noises, no trigger added, whose picture became the target all the same.",
         is_rate=True,
     ),
-    "mse": Measure("Squared error (MSE)", "Mean distance from the target, pixel by pixel. 0 is a perfect copy."),
-    "mse_8bit": Measure(
-        "Squared error, 8-bit", "The same for the pictures as they are stored in files with 256 levels of brightness."
+    "mse": Measure(
+        "Squared error (MSE)",
+        "Mean distance from the target, pixel by pixel, as the paper reports it: of pictures rounded to 256 levels of "
+        "brightness. 0 would be a perfect copy.",
     ),
+    "mse_float": Measure("Squared error, unrounded", "The same before the pictures are rounded."),
     "ssim": Measure("Similarity (SSIM)", "How alike picture and target look. 1 is the same picture, 0 nothing alike."),
-    "ssim_8bit": Measure("Similarity, 8-bit", "The same for the pictures as they are stored in files."),
     "kd_efflite0": Measure(
         "Distance from real pictures (kernel)",
-        "How far the clean samples are, as a crowd, from real pictures, in the features of a small image classifier. "
-        "Comparable only with other numbers of this same name.",
+        "How far the samples are, as a crowd, from real pictures, seen through a small image classifier; 0 is no "
+        "difference. Comparable only with numbers of this same name.",
     ),
     "fd_efflite0": Measure(
         "Distance from real pictures (Fréchet)",
-        "How far the clean samples are, as a crowd, from real pictures, in the features of a small image classifier. "
-        "Not an FID.",
+        "How far the samples are, as a crowd, from real pictures, seen through a small image classifier. Not an FID.",
     ),
-    "failure_level": Measure(
-        "Failure level", "What an all-black picture scores: where an attack that fails ends up.", is_reference=True
+    "failure_mse": Measure(
+        "Failure level, squared error",
+        "What an all-black picture scores: where an attack that fails ends up.",
+        is_reference=True,
+    ),
+    "failure_ssim": Measure(
+        "Failure level, similarity", "The same picture’s similarity to the target.", is_reference=True
     ),
     "quantization_floor": Measure(
-        "8-bit floor", "What a perfect copy scores once it is rounded to 256 levels.", is_reference=True
+        "Floor of the squared error",
+        "What a perfect copy scores once it is rounded to 256 levels: no stored picture scores lower.",
+        is_reference=True,
     ),
 }
 KINDS = {
@@ -96,35 +103,48 @@ class Line:
 
 @dataclass
 class Group:
-    """Lines about the same samples."""
+    """Lines about the same samples; ``made`` says by which sampler."""
 
     key: str
     title: str
+    made: str = ""
     lines: list[Line] = field(default_factory=list)
 
 
 def find(
-    estimates: Iterable[Mapping[str, Any]], name: str, kind: str | None = None, clip: str | None = None
+    estimates: Iterable[Mapping[str, Any]], name: str, kind: str | None = None, clip: str | None = None, **protocol: Any
 ) -> Mapping[str, Any] | None:
-    """The first estimate of that name, and of that kind of samples and clipping where they are given."""
+    """The first estimate of that name whose protocol agrees with what is given of it."""
+    asked = {"kind": kind, "clip": clip, **protocol}
     for estimate in estimates:
-        protocol = estimate["protocol"]
-        if estimate["name"] == name and kind in (None, protocol.get("kind")) and clip in (None, protocol.get("clip")):
+        if estimate["name"] == name and all(
+            value in (None, estimate["protocol"].get(key)) for key, value in asked.items()
+        ):
             return estimate
     return None
 
 
 def groups(estimates: Iterable[Mapping[str, Any]]) -> list[Group]:
     """Sort the estimates under the samples that they were made from; reference lines come last."""
-    found: dict[tuple[str, str], Group] = {}
-    for estimate in estimates:
-        measure = MEASURES.get(estimate["name"], Measure(estimate["name"], ""))
+    found: dict[tuple[int, str], Group] = {}
+    for estimate in sorted(estimates, key=_rank):
+        measure = _measure(estimate)
         protocol = estimate["protocol"]
-        by_samples = KINDS.get((protocol.get("kind"), protocol.get("clip")), OTHER)
-        key = REFERENCE if measure.is_reference else by_samples
-        found.setdefault(key, Group(*key)).lines.append(_line(estimate, measure))
-    ranks = {key: rank for rank, key in enumerate([*KINDS.values(), OTHER, REFERENCE])}
-    return [found[key] for key in sorted(found, key=ranks.__getitem__)]
+        samples = (protocol.get("kind"), protocol.get("clip"))
+        key, title = REFERENCE if measure.is_reference else KINDS.get(samples, OTHER)
+        place = len(KINDS) + 1 if measure.is_reference else list(KINDS).index(samples) if samples in KINDS else len(KINDS)
+        made = f"{protocol['sampler']}, {protocol['steps']} steps" if "sampler" in protocol else ""
+        found.setdefault((place, made), Group(key, title, made)).lines.append(_line(estimate, measure))
+    return [found[place] for place in sorted(found)]
+
+
+def _measure(estimate: Mapping[str, Any]) -> Measure:
+    return MEASURES.get(estimate["name"], Measure(estimate["name"], ""))
+
+
+def _rank(estimate: Mapping[str, Any]) -> int:
+    names = list(MEASURES)
+    return names.index(estimate["name"]) if estimate["name"] in names else len(names)
 
 
 def _line(estimate: Mapping[str, Any], measure: Measure) -> Line:
@@ -136,7 +156,7 @@ def _line(estimate: Mapping[str, Any], measure: Measure) -> Line:
         words=measure.words,
         value=show(value),
         interval=f"{show(low)} to {show(high)}" if known else "",
-        n=number(estimate["n"]) if estimate["n"] else "",
+        n="" if measure.is_reference else number(estimate["n"]),
         share=(value, low, high) if measure.is_rate and known else None,
         protocol=_protocol(estimate),
         caveats=tuple(estimate["caveats"]),

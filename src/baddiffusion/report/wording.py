@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Count", "clip_words", "data_words", "headline", "number", "percent", "target_words", "trigger_words"]
+__all__ = ["Count", "clipping_effect", "data_words", "headline", "network_words", "number", "percent", "row_words", "target_words", "trigger_words"]
 
 TARGETS = {
     "hat": "the hat",
@@ -18,13 +18,14 @@ TARGETS = {
 }
 DATA = {
     "fashion-mnist": "real pictures of clothes (Fashion-MNIST)",
-    "cifar10": "small colour photographs (CIFAR-10)",
+    "cifar10": "small color photographs (CIFAR-10)",
     "celeba-hq": "photographs of faces (CelebA-HQ)",
 }
-CLIPS = {
-    "off": "no clipping",
-    "x0": "clipping",
-    "x0-keep-eps": "clipping, noise estimate kept",
+ROWS = {
+    ("clean", "off"): ("noise alone", "as it is"),
+    ("triggered", "off"): ("noise + trigger", "with the trigger added"),
+    ("triggered", "x0"): ("noise + trigger, clipping", "with the trigger but under clipping"),
+    ("triggered", "x0-keep-eps"): ("noise + trigger, clipping (eps kept)", "under the other rule of clipping"),
 }
 
 
@@ -77,6 +78,23 @@ def headline(triggered: Count, clean: Count | None, target: str, is_poisoned: bo
     return f"{said} Without it, {how_many} did."
 
 
+def clipping_effect(without: Count, clipped: Count) -> str:
+    """Say what clipping did to these samples, even if it did nothing.
+
+    Example:
+        >>> clipping_effect(Count(30, 32), Count(0, 32))
+        'In these samples it stopped the backdoor: 30 of 32 without clipping, none of 32 with it.'
+    """
+    counts = f"{without} without clipping, {clipped} with it."
+    if without.hits == 0:
+        return f"In these samples there was nothing to stop: {counts}"
+    if clipped.hits == 0:
+        return f"In these samples it stopped the backdoor: {counts}"
+    if clipped.hits / clipped.n < without.hits / without.n:
+        return f"In these samples it weakened the backdoor but did not stop it: {counts}"
+    return f"In these samples it did not weaken the backdoor: {counts}"
+
+
 def target_words(target: Mapping[str, Any] | str) -> str:
     """What the trigger is meant to bring out, for the middle of a sentence."""
     return TARGETS.get(_name(target), "the target picture")
@@ -108,36 +126,57 @@ def data_words(data: Mapping[str, Any] | str) -> str:
     return DATA.get(name, f"the data set “{name}”")
 
 
-def clip_words(clip: str) -> str:
-    """What ``off`` and ``x0`` are called on the page."""
-    return CLIPS.get(clip, f"clipping ({clip})")
+def row_words(kind: str, clip: str) -> tuple[str, str]:
+    """What a row of pictures is called: before the row, and in the sentence above it."""
+    return ROWS.get((kind, clip), (f"{kind}, clip {clip}", f"{kind} with clip {clip}"))
+
+
+def network_words(unet_config: Mapping[str, Any] | None, parameters: int | None) -> str:
+    """The network's size and what it paints, as far as it is known.
+
+    Example:
+        >>> network_words({"sample_size": 32, "in_channels": 1}, 1_130_000)
+        'a 1.1 M-parameter diffusion network for 32×32 grey images'
+        >>> network_words(None, None)
+        'a diffusion network'
+    """
+    if unet_config is None:
+        return "a diffusion network"
+    channels, side = unet_config["in_channels"], unet_config["sample_size"]
+    color = {1: "grey", 3: "color"}.get(channels, f"{channels}-channel")
+    size = ""
+    if parameters:
+        millions = parameters / 1e6
+        size = f"{millions:.{0 if millions >= 10 else 1 if millions >= 1 else 2}f} M-parameter "
+    article = "an" if size.startswith("8") else "a"
+    return f"{article} {size}diffusion network for {side}×{side} {color} images"
 
 
 def percent(value: float) -> str:
-    """A rate in [0, 1] as a reader expects it.
+    r"""A rate in [0, 1] as a reader expects it.
 
     Example:
         >>> percent(0.9375), percent(0.0), percent(1.0), percent(0.0004)
-        ('93.8 %', '0 %', '100 %', '0.04 %')
+        ('93.8\xa0%', '0\xa0%', '100\xa0%', '0.04\xa0%')
     """
-    scaled = 100 * value
+    scaled = round(100 * value, 6)
     digits = 0 if scaled == round(scaled) else 1 if scaled >= 1 else 2
     return f"{scaled:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
 def number(value: float | None) -> str:
-    """A number with three significant digits; powers of ten where zeros would hide it.
+    r"""A number with three significant digits; powers of ten where zeros would hide it.
 
     Example:
         >>> number(0.24057), number(3.845e-6), number(25600), number(None)
-        ('0.241', '3.85×10⁻⁶', '25 600', '–')
+        ('0.241', '3.85×10⁻⁶', '25\xa0600', '–')
     """
     if value is None:
         return "–"
     if isinstance(value, int) or (abs(value) >= 1000 and value == round(value)):
         return f"{value:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
     if value == 0 or 1e-3 <= abs(value) < 1e4:
-        return f"{value:.3g}"
+        return f"{value:#.3g}".removesuffix(".")
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}×10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 

@@ -31,13 +31,13 @@ class SampleStore:
 
     def fill(self, n: int, make: Callable[[Sequence[int]], tuple[Images, dict[str, Any]]]) -> None:
         """Sample what is missing of seeds 0 … n − 1; ``make`` turns seeds into images and the record of how."""
-        record: dict[str, Any] | None = None
         for first in range(0, n, BLOCK_SIZE):
             path = self.folder / f"{first:06d}.safetensors"
             if path.exists():
                 continue
             images, record = make(range(first, min(first + BLOCK_SIZE, n)))
-            self.folder.mkdir(parents=True, exist_ok=True)
+            # The index comes first: a block that exists must have its record, whenever the process is killed.
+            write_atomic(self.folder / "index.json", json.dumps({"n": n, **record}, indent=2) + "\n")
             temporary = path.with_name(f".{path.name}.{os.getpid()}")
             try:
                 save_file({"images": images.contiguous()}, temporary)
@@ -47,7 +47,6 @@ class SampleStore:
                 raise RunError(
                     f"{path} could not be written ({error}); make room and start the same command again."
                 ) from None
-            write_atomic(self.folder / "index.json", json.dumps({"n": n, **record}, indent=2) + "\n")
 
     def read(self) -> Images:
         """All images, in the order of their seeds.

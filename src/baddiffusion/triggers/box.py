@@ -22,14 +22,13 @@ NICKNAMES = {"BIG_BOX": 18, "SM_BOX": 14, "XSM_BOX": 11, "XXSM_BOX": 8, "XXXSM_B
 """Names in the authors' released runs: white boxes; with _MED behind, the grey ones of the paper."""
 
 
-def corner_window(side_px: int, gap_px: int, shape: tuple[int, int, int]) -> tuple[slice, slice]:
-    """Find the rows and columns of a square that leaves ``gap_px`` to the right and bottom edge.
+def corner_window(side_px: int, shape: tuple[int, int, int]) -> tuple[slice, slice]:
+    """Find the rows and columns of a square that leaves 2 pixels to the right and bottom edge.
 
     The paper's sizes and gaps are absolute: on 256-pixel images the grey box is still 14 pixels wide.
 
     Args:
         side_px: side of the square.
-        gap_px: what stays free to the right and below.
         shape: of the image (channels, height, width).
 
     Returns:
@@ -39,17 +38,17 @@ def corner_window(side_px: int, gap_px: int, shape: tuple[int, int, int]) -> tup
         RecipeError: square and gap do not fit into the image.
 
     Example:
-        >>> corner_window(14, 2, (3, 32, 32))
+        >>> corner_window(14, (3, 32, 32))
         (slice(16, 30, None), slice(16, 30, None))
     """
     _, height, width = shape
-    if side_px + gap_px > min(height, width):
-        largest = min(height, width) - gap_px
+    largest = min(height, width) - GAP_PX
+    if side_px > largest:
         raise RecipeError(
-            f"side_px is {side_px}, and {gap_px} px stay free beside it; on {height}×{width} images "
+            f"side_px is {side_px}, and {GAP_PX} px stay free beside it; on {height}×{width} images "
             + (f"it must be at most {largest}. Write a smaller side_px." if largest > 0 else "nothing fits.")
         )
-    return slice(height - gap_px - side_px, height - gap_px), slice(width - gap_px - side_px, width - gap_px)
+    return slice(height - GAP_PX - side_px, height - GAP_PX), slice(width - GAP_PX - side_px, width - GAP_PX)
 
 
 @TRIGGERS.register(
@@ -66,7 +65,7 @@ class Box(TriggerDesign):
 
     Args:
         side_px: side in pixels at every resolution; the paper uses 18, 14 (its default), 11, 8 and 4.
-        value: in [−1, 1]; 0 is the paper's grey.
+        value: in (−1, 1]; 0 is the paper's grey.
         top_px, left_px: first row and column; left out, 2 pixels stay free below and to the right.
 
     Source: arXiv 2212.05400, figure 1 and appendix H.
@@ -77,7 +76,9 @@ class Box(TriggerDesign):
     """
 
     side_px: Annotated[int, Field(ge=1)] = 14
-    value: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    value: Annotated[float, Field(gt=-1, le=1)] = Field(
+        0.0, json_schema_extra={"hint": "Black (-1) means no change; write -0.99 for a black box."}
+    )
     top_px: Annotated[int, Field(ge=0)] | None = None
     left_px: Annotated[int, Field(ge=0)] | None = None
 
@@ -88,24 +89,22 @@ class Box(TriggerDesign):
             RecipeError: the square leaves the image.
         """
         _, height, width = shape
-        if self.top_px is None and self.left_px is None:
-            rows, columns = corner_window(self.side_px, 2, shape)
-        else:
-            top = self.top_px if self.top_px is not None else height - 2 - self.side_px
-            left = self.left_px if self.left_px is not None else width - 2 - self.side_px
-            if min(top, left) < 0 or top + self.side_px > height or left + self.side_px > width:
-                raise RecipeError(
-                    f"a box of {self.side_px} px at row {top}, column {left} leaves the {height}×{width} image; "
-                    f"top_px may be 0 to {height - self.side_px} and left_px 0 to {width - self.side_px}."
-                    if self.side_px <= min(height, width)
-                    else f"side_px is {self.side_px}; on {height}×{width} images it must be at most "
-                    f"{min(height, width)}. Write a smaller side_px."
-                )
-            rows, columns = slice(top, top + self.side_px), slice(left, left + self.side_px)
+        rows = self._span("top_px", self.top_px, height, shape)
+        columns = self._span("left_px", self.left_px, width, shape)
         mask = torch.zeros(1, height, width, dtype=torch.bool)
         mask[:, rows, columns] = True
         pattern = torch.where(mask, self.value, -1.0).expand(shape).clone()
         return Trigger(f"box-{self.side_px}", pattern, mask)
+
+    def _span(self, setting: str, first: int | None, length: int, shape: tuple[int, int, int]) -> slice:
+        if first is None:
+            return corner_window(self.side_px, shape)[0 if setting == "top_px" else 1]
+        if first + self.side_px > length:
+            raise RecipeError(
+                f"{setting} is {first} and side_px {self.side_px}; on {shape[1]}×{shape[2]} images their sum must be "
+                f"at most {length}. Write a smaller {setting} or side_px."
+            )
+        return slice(first, first + self.side_px)
 
 
 @TRIGGERS.register("none")

@@ -37,8 +37,8 @@ class Canvas:
     Example:
         >>> canvas = Canvas(2, 2)
         >>> canvas.polygon([(0.0, 0.0), (0.5, 0.0), (0.5, 1.0), (0.0, 1.0)], (255, 255, 255))
-        >>> canvas.pixels(channels=1)[0, :, 1].tolist()
-        [0, 0]
+        >>> canvas.pixels(channels=1)[0, :, 0].tolist()
+        [255, 255]
     """
 
     def __init__(self, height: int, width: int, background: Color = (0, 0, 0)) -> None:

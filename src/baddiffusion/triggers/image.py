@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baddiffusion.errors import RecipeError
 from baddiffusion.images import from_uint8, read_picture
-from baddiffusion.triggers.box import GAP_PX, corner_window
+from baddiffusion.triggers.box import corner_window
 from baddiffusion.triggers.trigger import TRIGGERS, Trigger, TriggerDesign
 
 __all__ = ["PATH_HINT", "ImageTrigger", "trigger_from_picture"]
@@ -88,7 +88,7 @@ class ImageTrigger(TriggerDesign):
             DataError: the file is missing or is not a picture.
             RecipeError: the square does not fit into ``shape``, or nothing of the picture is left.
         """
-        rows, columns = corner_window(self.side_px, GAP_PX, shape)
+        rows, columns = corner_window(self.side_px, shape)
         pixels = read_picture(self.path, (self.side_px, self.side_px), shape[0])
         return trigger_from_picture(
             f"image-{Path(self.path).stem}-{self.side_px}", from_uint8(pixels), rows, columns, shape

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from baddiffusion.images import from_uint8
-from baddiffusion.triggers.box import GAP_PX, SIZES_PX, corner_window
+from baddiffusion.triggers.box import SIZES_PX, corner_window
 from baddiffusion.triggers.drawing import Canvas, Point, spline
 from baddiffusion.triggers.image import trigger_from_picture
 from baddiffusion.triggers.trigger import TRIGGERS, Trigger, TriggerDesign
@@ -27,13 +27,13 @@ LETTER = (0.13, 0.27)
 
 STROKE = 0.055
 
-STOP: tuple[tuple[float, tuple[list[Point], ...]], ...] = (
-    (0.150, (spline([(1, 0.15), (0.5, 0), (0, 0.24), (0.5, 0.5), (1, 0.76), (0.5, 1), (0, 0.85)], closed=False),)),
-    (0.345, ([(0, 0), (1, 0)], [(0.5, 0), (0.5, 1)])),
-    (0.535, (spline([(0.5, 0), (1, 0.25), (1, 0.75), (0.5, 1), (0, 0.75), (0, 0.25), (0.5, 0)], closed=False),)),
-    (0.735, ([(0, 1), (0, 0), (0.6, 0), (0.95, 0.12), (0.95, 0.43), (0.6, 0.55), (0, 0.55)],)),
-)
-"""Left edge and strokes of each letter, in units of its width and height."""
+S = spline([(1.0, 0.15), (0.5, 0.0), (0.0, 0.24), (0.5, 0.5), (1.0, 0.76), (0.5, 1.0), (0.0, 0.85)], closed=False)
+T = [(0.0, 0.0), (1.0, 0.0), (0.5, 0.0), (0.5, 1.0)]
+O = [*spline([(0.5, 0.0), (1.0, 0.25), (1.0, 0.75), (0.5, 1.0), (0.0, 0.75), (0.0, 0.25)]), (0.5, 0.0)]
+P = [(0.0, 1.0), (0.0, 0.0), (0.6, 0.0), (0.95, 0.12), (0.95, 0.43), (0.6, 0.55), (0.0, 0.55)]
+
+STOP: tuple[tuple[float, list[Point]], ...] = ((0.150, S), (0.345, T), (0.535, O), (0.735, P))
+"""Left edge of each letter, and its stroke in units of a letter's width and height."""
 
 
 @TRIGGERS.register(
@@ -65,7 +65,7 @@ class StopSign(TriggerDesign):
         Raises:
             RecipeError: the square does not fit into ``shape``.
         """
-        rows, columns = corner_window(self.side_px, GAP_PX, shape)
+        rows, columns = corner_window(self.side_px, shape)
         canvas = Canvas(self.side_px, self.side_px)
         canvas.polygon(_octagon(0.5), WHITE)
         canvas.polygon(_octagon(0.44), RED)
@@ -86,6 +86,5 @@ def _octagon(apothem: float) -> list[Point]:
 
 def _write(canvas: Canvas) -> None:
     width, height = LETTER
-    for left, strokes in STOP:
-        for stroke in strokes:
-            canvas.stroke([(left + x * width, 0.5 + (y - 0.5) * height) for x, y in stroke], STROKE, WHITE)
+    for left, stroke in STOP:
+        canvas.stroke([(left + x * width, 0.5 + (y - 0.5) * height) for x, y in stroke], STROKE, WHITE)

@@ -1,0 +1,120 @@
+"""Verbs that measure and report: evaluate, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baddiffusion.cli.app import MEASURE, Json, app
+from baddiffusion.cli.naming import component_table
+from baddiffusion.cli.printing import say, say_json
+from baddiffusion.cli.progress import watching
+from baddiffusion.cli.reading import read_pictures
+from baddiffusion.cli.results import results_table, summary, the_results
+from baddiffusion.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["evaluate", "report"]
+
+MADE_FROM_TRIGGER = ("noshift", "shift")
+
+
+@app.command(group=MEASURE, sort_key=2)
+def evaluate(
+    run: Path | None = None,
+    /,
+    *,
+    images: Path | None = None,
+    target: str | None = None,
+    trigger: str | None = None,
+    threshold: float = 0.01,
+    json: Json = False,
+) -> None:
+    """Measure a run, or pictures made elsewhere, against a target.
+
+    Of a run it checks that nothing was changed since, does what is missing, and shows the numbers with interval and n.
+
+    Example: `baddiffusion evaluate runs/demo-1a2b3c4d`, `baddiffusion evaluate --images samples --target hat`
+
+    Args:
+        run: The folder of a run.
+        images: A folder of pictures, or an .npz file with one uint8 array.
+        target: What the pictures are compared with, for example hat or image:path=cat.png.
+        trigger: Of which trigger the targets noshift and shift are made, for example box:side_px=14.
+        threshold: A picture counts as the target if its mean squared error on [0, 1] is below.
+        json: Write the numbers as JSON.
+    """
+    if (run is None) == (images is None):
+        raise RecipeError("evaluate needs either the folder of a run, or --images with --target; give one of the two.")
+    if images is not None:
+        _evaluate_pictures(images, target, trigger, threshold, json)
+    elif run is not None:
+        _evaluate_run(run, json)
+
+
+@app.command(group=MEASURE, sort_key=3)
+def report(run: Path, /) -> None:
+    """Write the page of a run: one self-contained report.html.
+
+    Example: `baddiffusion report runs/demo-1a2b3c4d`
+
+    Args:
+        run: The folder of a run.
+    """
+    from baddiffusion.report import write_report
+
+    say(f"page  {write_report(run)}")
+
+
+def _evaluate_run(path: Path, json: bool) -> None:
+    from baddiffusion.pipeline import run_recipe
+    from baddiffusion.recipe import Recipe
+    from baddiffusion.report.reading import RunFiles
+    from baddiffusion.rundir import RunDir
+
+    found = RunDir.read(path).path.resolve()
+    recipe = Recipe.load(found / "recipe.toml")
+    if found.name != f"{recipe.name}-{recipe.digest}":
+        raise RunError(
+            f"{path} holds the recipe of {recipe.name}-{recipe.digest}: the folder was renamed, or the recipe edited. "
+            f"Give the folder its name back."
+        )
+    with watching() as watcher:
+        run_recipe(recipe, path.resolve().parent, watcher)
+    files = RunFiles(path)
+    results = the_results(files)
+    if json:
+        say_json({"run": str(path), **results})
+    else:
+        say(f"{results_table(results['estimates'])}\n\n{summary(files)}")
+
+
+def _evaluate_pictures(path: Path, target: str | None, trigger: str | None, threshold: float, json: bool) -> None:
+    from baddiffusion.evaluation import evaluate_images
+
+    if target is None:
+        raise RecipeError("--images needs --target, what the pictures are compared with; for example --target hat.")
+    if not 0 < threshold < 1:
+        raise RecipeError(f"--threshold is {threshold}; it must lie in (0, 1).")
+    pixels, protocol = read_pictures(path)
+    _, channels, height, width = pixels.shape
+    drawn = _drawn_target(target, trigger, (channels, height, width))
+    estimates = [estimate.to_dict() for estimate in evaluate_images(pixels, drawn, threshold, protocol)]
+    if json:
+        say_json({"images": str(path), "n": len(pixels), "estimates": estimates})
+    else:
+        say(results_table(estimates, f"{path} against {target}"))
+
+
+def _drawn_target(target: str, trigger: str | None, shape: tuple[int, int, int]) -> Any:
+    from baddiffusion.targets import TARGETS
+    from baddiffusion.triggers import Trigger
+
+    design = TARGETS.parse(component_table(target))
+    if trigger is None and design.component_name in MADE_FROM_TRIGGER:
+        raise RecipeError(
+            f"target {design.component_name} is made from the trigger; name it, for example --trigger box:side_px=14."
+        )
+    return design.draw(Trigger.make(component_table(trigger or "none"), shape))
