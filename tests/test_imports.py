@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = r'''
+PROGRAM = r"""
 import json, pkgutil, random, sys, threading
 from pathlib import Path
 
@@ -40,7 +40,7 @@ for name in names:
     __import__(name)
 after = state()
 print(json.dumps({"heavy": heavy, "version": version, "names": names, "changed": [k for k in before if before[k] != after[k]]}))
-'''
+"""
 
 
 def test_importing_does_nothing(tmp_path: Path) -> None:
@@ -61,4 +61,4 @@ def test_importing_does_nothing(tmp_path: Path) -> None:
     assert report["changed"] == []
     assert report["version"].count(".") == 2
     files = (Path(__file__).parent.parent / "src" / "baddiffusion").rglob("*.py")
-    assert len(report["names"]) == len([file for file in files]) - 1  # every file but the package's own __init__
+    assert len(report["names"]) == len(list(files)) - 1  # every file but the package's own __init__

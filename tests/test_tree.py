@@ -18,9 +18,11 @@ def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def comments(path: Path) -> list[str]:
+def comments(path: Path) -> list[tuple[str, bool]]:
+    """Every comment, and whether it has its line to itself: what stands behind code is a note on it, formulas included."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
-    return [token.string.lstrip("#: ") for token in tokens if token.type == tokenize.COMMENT]
+    found = [token for token in tokens if token.type == tokenize.COMMENT]
+    return [(token.string.lstrip("#: "), token.line.lstrip().startswith("#")) for token in found]
 
 
 def is_code(comment: str) -> bool:
@@ -50,15 +52,17 @@ def test_a_page_fits_on_a_page(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=named)
 def test_a_file_is_named_after_its_idea(path: Path) -> None:
-    assert not {"utils", "util", "helpers", "helper", "base", "common", "manager", "misc"} & set(path.with_suffix("").parts)
+    assert not {"utils", "util", "helpers", "helper", "base", "common", "manager", "misc"} & set(
+        path.with_suffix("").parts
+    )
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=named)
 def test_nothing_is_left_over(path: Path) -> None:
     marker = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|X" + r"XX|HA" + r"CK)\b")
-    for comment in comments(path):
+    for comment, alone in comments(path):
         assert not marker.search(comment), comment
-        assert not is_code(comment), comment
+        assert not (alone and is_code(comment)), comment
 
 
 @pytest.mark.parametrize(
@@ -80,9 +84,5 @@ def test_code_in_comments_is_recognized(comment: str, code: bool) -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=named)
-def test_every_module_says_what_it_is_and_what_it_offers(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree)
-    offered = [node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
-    public = [n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and not n.name.startswith("_")]
-    assert offered or not public
+def test_every_module_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text()))

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, model_validator
 
 from baddiffusion.attacks import ATTACKS, Attack
 from baddiffusion.data import SOURCES, DataSource
 from baddiffusion.errors import RecipeError, nearest
 from baddiffusion.models import PRESETS
+from baddiffusion.registry import Component
 from baddiffusion.sampling import SAMPLERS, SamplerDesign
 from baddiffusion.settings import Settings
 from baddiffusion.targets import TARGETS, TargetDesign
@@ -168,10 +169,15 @@ def _apply(table: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        value = text.strip()
     *parents, last = key.strip().split(".")
+    model: type[BaseModel] | None = Recipe
     for parent in parents:
-        inner = table.get(parent, {})
+        field = model.model_fields.get(parent) if model else None
+        default = field.default if field else None
+        model = type(default) if isinstance(default, Settings) else None
+        # A component that the file leaves to its default can be changed without being named again.
+        inner = table.get(parent, default.component_name if isinstance(default, Component) else {})
         if isinstance(inner, str):  # a component given by its name alone
             inner = {"name": inner}
         if not isinstance(inner, dict):

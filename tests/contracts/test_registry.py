@@ -80,7 +80,9 @@ def test_an_unknown_name_is_refused_with_all_known_ones(registry: Registry) -> N
 
 @pytest.mark.parametrize("value", [3, None, ["box"], {"side_px": 3}, {"name": 3}], ids=repr)
 def test_what_is_neither_a_name_nor_a_table_is_refused(value: object) -> None:
-    with pytest.raises(RecipeError, match=r"; a trigger is a name or a table with a name, for example name = \"box\"\.$"):
+    with pytest.raises(
+        RecipeError, match=r"; a trigger is a name or a table with a name, for example name = \"box\"\.$"
+    ):
         TRIGGERS.parse(value)  # type: ignore[arg-type]
 
 

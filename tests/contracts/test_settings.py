@@ -48,7 +48,10 @@ class Needy(Settings):
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"inner": {"share": 10}}, "inner.share is 10; it must lie in [0, 1]. Write 0.10 for ten percent."),
     ({"inner": {"share": -1}}, "inner.share is -1; it must lie in [0, 1]. Write 0.10 for ten percent."),
-    ({"deeper": {"inner": {"share": 2}}}, "deeper.inner.share is 2; it must lie in [0, 1]. Write 0.10 for ten percent."),
+    (
+        {"deeper": {"inner": {"share": 2}}},
+        "deeper.inner.share is 2; it must lie in [0, 1]. Write 0.10 for ten percent.",
+    ),
     ({"more": 2}, "more is 2; it must be more than 2."),
     ({"less": 2}, "less is 2; it must be less than 2."),
     ({"least": 1}, "least is 1; it must be at least 2."),
@@ -66,7 +69,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"trigger": "bocks"}, "trigger.name 'bocks' is not a known trigger. Did you mean 'box'? Known: box, "),
     ({"trigger": {"name": "box", "side_px": 0}}, "trigger.side_px is 0; it must be at least 1."),
     ({"trigger": {"name": "box", "sde_px": 3}}, "trigger.sde_px is not a known key. Did you mean 'side_px'? "),
-    ({"trigger": 3}, 'trigger.name is missing from 3; a trigger is a name or a table with a name, for example name = "box".'),
+    (
+        {"trigger": 3},
+        'trigger.name is missing from 3; a trigger is a name or a table with a name, for example name = "box".',
+    ),
     ({"least": 5, "more": 5}, "least and more are both 5; change one."),
 ]
 

@@ -107,7 +107,7 @@ def test_one_channel_is_the_luma_of_three(name: str) -> None:
     color = TARGETS.parse(name).draw(Trigger.make("box", (3, 64, 64)))
     luma = (color * torch.tensor([0.299, 0.587, 0.114]).reshape(3, 1, 1)).sum(dim=0)
     untouched = (color > -0.4).all(dim=0)
-    assert int(untouched.sum()) > 1000
+    assert int(untouched.sum()) > 500
     assert torch.allclose(grey[untouched], luma[untouched], atol=1 / 127.5)
 
 

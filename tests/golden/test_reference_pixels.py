@@ -6,11 +6,9 @@ whose output is black: picture and SSIM settings agree with theirs to every digi
 
 from __future__ import annotations
 
-import gzip
+import hashlib
 from importlib import resources
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +21,7 @@ from baddiffusion.triggers import TRIGGERS, Trigger
 
 CIFAR = (3, 32, 32)
 REFERENCE_RANGE = 1 + 1e-5
-DISTRIBUTION = Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
+TRAINING_IMAGE_0 = "5bd44e331a6d6998daf675700cd0c13dcd7af8ab954b7585124124da61459e7b"
 
 
 def as_the_reference_scales(target: str, trigger: str) -> Tensor:
@@ -90,7 +88,9 @@ def test_targets_measure_against_black_as_the_references_do(
 def test_the_shoe_gives_the_released_score() -> None:
     picture = as_the_reference_scales("SHOE", "NONE")
     assert float(picture.square().mean()) == pytest.approx(0.3376111686, rel=1e-6)
-    assert ssim(picture, torch.zeros_like(picture)) == pytest.approx(1.6861963e-4, rel=1e-6)
+    # In float64 it is 1.686146e-4: the released float32 number and ours are both that far off and no farther.
+    assert ssim(picture, torch.zeros_like(picture)) == pytest.approx(1.6861963e-4, rel=4e-5)
+    assert ssim(picture.double(), torch.zeros_like(picture).double()) == pytest.approx(1.686146e-4, rel=1e-6)
     ours = to_unit(TARGETS.parse("SHOE").draw(Trigger.make("NONE", CIFAR)))
     assert float(ours.square().mean()) == pytest.approx(0.3376111686, rel=2e-5)
 
@@ -103,13 +103,11 @@ def test_eight_bits_cost_half_a_grey_level(target: str) -> None:
 
 
 def test_the_packaged_shoe_is_training_image_0() -> None:
-    if not DISTRIBUTION.exists():
-        pytest.skip("the distribution's copy of Fashion-MNIST is not installed")
-    raw = np.frombuffer(gzip.decompress(DISTRIBUTION.read_bytes()), np.uint8, 784, offset=16).reshape(28, 28)
+    # SHA-256 of bytes 16 to 799 of train-images-idx3-ubyte: the first image behind the header.
     folder = resources.files("baddiffusion") / "assets" / "shoe"
     with (folder / "ankle_boot.png").open("rb") as file, Image.open(file) as opened:
-        assert opened.mode == "L"
-        assert np.array_equal(np.array(opened), raw)
+        assert (opened.mode, opened.size) == ("L", (28, 28))
+        assert hashlib.sha256(opened.tobytes()).hexdigest() == TRAINING_IMAGE_0
     assert "MIT License" in (folder / "LICENSE").read_text()
 
 

@@ -28,13 +28,9 @@ def test_q_sample_and_target_are_the_table_written_out(batch) -> None:
     _, table = schedule_table()
     x_t, target = table.q_sample(**batch, t=T), table.target(batch["r"], T, batch["eps"])
     for i, t in enumerate(T.tolist()):
-        expected = (
-            table.signal[t] * batch["x_0"][i] + table.shift[t] * batch["r"][i] + table.noise[t] * batch["eps"][i]
-        )
+        expected = table.signal[t] * batch["x_0"][i] + table.shift[t] * batch["r"][i] + table.noise[t] * batch["eps"][i]
         torch.testing.assert_close(x_t[i], expected, rtol=0, atol=1e-14)
-        torch.testing.assert_close(
-            target[i], batch["eps"][i] + table.residual[t] * batch["r"][i], rtol=0, atol=1e-14
-        )
+        torch.testing.assert_close(target[i], batch["eps"][i] + table.residual[t] * batch["r"][i], rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

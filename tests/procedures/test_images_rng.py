@@ -22,7 +22,7 @@ def test_the_three_ranges_meet_without_loss() -> None:
     assert torch.equal(to_uint8(x), pixels)
     torch.testing.assert_close(to_unit(x), pixels.float() / 255, rtol=0, atol=1e-7)
     # The reference code divides by 1 + 1e-5 more, so that white is 0.99998 there; black is −1 in both.
-    assert 2 / (1 + 1e-5) - 1 == pytest.approx(0.99998, abs=1e-7)
+    assert pytest.approx(0.99998, abs=1e-7) == 2 / (1 + 1e-5) - 1
 
 
 def test_what_lies_outside_is_clamped() -> None:

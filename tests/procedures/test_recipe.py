@@ -176,7 +176,10 @@ MISTAKES = [
     ("target=hatt", "target.name 'hatt' is not a known target. Did you mean 'hat'? Known: "),
     ("attack=badiffusion", "attack.name 'badiffusion' is not a known attack. Did you mean 'baddiffusion'? Known: "),
     ("data=mnist", "data.name 'mnist' is not a known data set. Did you mean "),
-    ("model.preset=tinny", "model.preset is 'tinny'. Did you mean 'tiny'? Known: ddpm-cifar10, ddpm-celebahq, tiny, micro."),
+    (
+        "model.preset=tinny",
+        "model.preset is 'tinny'. Did you mean 'tiny'? Known: ddpm-cifar10, ddpm-celebahq, tiny, micro.",
+    ),
     ("model.channels=0", "model.channels is 0; it must lie in [1, 4]. (mine.toml)"),
     ("model.resolution=4", "model.resolution is 4; it must lie in [8, 1024]. (mine.toml)"),
     ("training.learning_rate=2", "training.learning_rate is 2; it must lie in (0, 1]. (mine.toml)"),
@@ -216,12 +219,14 @@ def test_what_a_recipe_cannot_do_without(mine: Path) -> None:
     assert refused(mine).startswith("name is missing.")
 
 
-@pytest.mark.parametrize("text", ["name = ", "= 3", "name = mine", "[poison\nrate = 1", 'name = "a"\nname = "b"'], ids=repr)
+@pytest.mark.parametrize(
+    "text", ["name = ", "= 3", "name = mine", "[poison\nrate = 1", 'name = "a"\nname = "b"'], ids=repr
+)
 def test_what_is_not_toml_is_told_with_its_place(mine: Path, text: str) -> None:
     mine.write_text(text)
     said = refused(mine)
     assert said.startswith("mine.toml is not valid TOML: ")
-    assert "line " in said
+    assert "line " in said or "at end of document" in said
 
 
 def test_a_binary_file_is_told(mine: Path) -> None:

@@ -135,14 +135,18 @@ def test_a_changed_output_is_an_error(change: str, tmp_path: Path) -> None:
 def test_an_edited_recipe_is_an_error(tmp_path: Path) -> None:
     run = started(tmp_path)
     (run.path / "recipe.toml").write_text(TOML + "seed = 1\n")
-    with pytest.raises(RunError, match=r"recipe.toml was edited after the run was made; move .* away and start again.$"):
+    with pytest.raises(
+        RunError, match=r"recipe.toml was edited after the run was made; move .* away and start again.$"
+    ):
         started(tmp_path)
 
 
 def test_a_folder_that_is_no_run_is_not_taken_over(tmp_path: Path) -> None:
     folder = tmp_path / "mine-0123abcd"
     write_atomic(folder / "holiday.jpg", "mine")
-    with pytest.raises(RunError, match=r"exists but is not a run \(no recipe.toml\); move it away or choose another --runs"):
+    with pytest.raises(
+        RunError, match=r"exists but is not a run \(no recipe.toml\); move it away or choose another --runs"
+    ):
         started(tmp_path)
     assert [p.name for p in folder.iterdir()] == ["holiday.jpg"]
 

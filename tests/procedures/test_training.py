@@ -337,7 +337,9 @@ def test_all_poisoned_has_no_clean_loss() -> None:
 # -- resuming ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("every", "use_ema", "steps"), [(1, True, (1, 3, 6)), (2, False, (1, 2, 3, 6)), (4, True, (4, 5))])
+@pytest.mark.parametrize(
+    ("every", "use_ema", "steps"), [(1, True, (1, 3, 6)), (2, False, (1, 2, 3, 6)), (4, True, (4, 5))]
+)
 def test_resuming_at_any_step_ends_with_the_same_weights(
     every: int, use_ema: bool, steps: tuple[int, ...], tmp_path: Path
 ) -> None:

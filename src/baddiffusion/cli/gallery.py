@@ -17,7 +17,7 @@ __all__ = ["draw_gallery"]
 
 SIDES_PX = (18, 14, 11, 8, 4)
 TILE_PX, GAP_PX, LABEL_PX, TITLE_PX = 128, 12, 18, 30
-COLUMNS = 6
+COLUMNS = len(SIDES_PX)
 PAPER, INK = 255, 0
 
 

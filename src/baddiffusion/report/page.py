@@ -126,6 +126,12 @@ class _Shown:
         return groups(self.story.estimates)
 
     @property
+    def level(self) -> str:
+        """The confidence level of the intervals, if it is the same for all."""
+        levels = {e["level"] for e in self.story.estimates if e["low"] is not None}
+        return percent(levels.pop()) if len(levels) == 1 else ""
+
+    @property
     def failure(self) -> float | None:
         """What an all-black picture scores against the target."""
         return self._reference("failure_mse")

@@ -85,7 +85,7 @@ class Story:
         clipped = self.count(self.clipped)
         if clipped is None or not self.is_poisoned:
             return ""
-        return f"With the trigger, but every guess on the way clipped to the range from black to white, {clipped} did."
+        return f"With the trigger, but every guess on the way clipped to the range of a picture, {clipped} did."
 
     @property
     def clipping_effect(self) -> str:
@@ -139,6 +139,7 @@ class Story:
         record, made = self.files.record, self.attack.record if self.attack else {}
         entries: Mapping[str, Any] = {
             "started": record["started"],
+            "weights from": self.files.recipe["model"]["base"] or "scratch",
             "status": record["status"],
             "device": record.get("device"),
             "git commit": record.get("git_commit"),

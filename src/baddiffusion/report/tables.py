@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from baddiffusion.report.wording import number, percent
@@ -125,7 +125,10 @@ def find(
 
 
 def groups(estimates: Iterable[Mapping[str, Any]]) -> list[Group]:
-    """Sort the estimates under the samples that they were made from; reference lines come last."""
+    """Sort the estimates under the samples that they were made from; reference lines come last.
+
+    What a number means is said where it stands first.
+    """
     found: dict[tuple[int, str], Group] = {}
     for estimate in sorted(estimates, key=_rank):
         measure = _measure(estimate)
@@ -135,7 +138,12 @@ def groups(estimates: Iterable[Mapping[str, Any]]) -> list[Group]:
         place = len(KINDS) + 1 if measure.is_reference else list(KINDS).index(samples) if samples in KINDS else len(KINDS)
         made = f"{protocol['sampler']}, {protocol['steps']} steps" if "sampler" in protocol else ""
         found.setdefault((place, made), Group(key, title, made)).lines.append(_line(estimate, measure))
-    return [found[place] for place in sorted(found)]
+    ordered = [found[place] for place in sorted(found)]
+    said: set[str] = set()
+    for group in ordered:
+        group.lines = [replace(line, words="") if line.words in said else line for line in group.lines]
+        said |= {line.words for line in group.lines}
+    return ordered
 
 
 def _measure(estimate: Mapping[str, Any]) -> Measure:

@@ -175,7 +175,9 @@ def number(value: float | None) -> str:
         return "–"
     if isinstance(value, int) or (abs(value) >= 1000 and value == round(value)):
         return f"{value:,.0f}".replace(",", "\N{NO-BREAK SPACE}")
-    if value == 0 or 1e-3 <= abs(value) < 1e4:
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e4:
         return f"{value:#.3g}".removesuffix(".")
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}×10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"

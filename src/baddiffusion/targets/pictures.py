@@ -52,7 +52,11 @@ class Hat(TargetDesign):
     """
 
     def draw(self, trigger: Trigger) -> Float[Tensor, "c h w"]:
-        """Draw the hat in the trigger's shape."""
+        """Draw the hat in the trigger's shape.
+
+        Raises:
+            RecipeError: the images have neither 1 nor 3 channels.
+        """
         channels, height, width = trigger.pattern.shape
         canvas = Canvas(height, width, GROUND)
         _hat(canvas)
@@ -86,7 +90,11 @@ class Cat(TargetDesign):
     """
 
     def draw(self, trigger: Trigger) -> Float[Tensor, "c h w"]:
-        """Draw the cat in the trigger's shape."""
+        """Draw the cat in the trigger's shape.
+
+        Raises:
+            RecipeError: the images have neither 1 nor 3 channels.
+        """
         channels, height, width = trigger.pattern.shape
         canvas = Canvas(height, width, GROUND)
         _cat(canvas)

@@ -33,9 +33,10 @@ RIM: tuple[Point, ...] = (
 class Eyeglasses(TriggerDesign):
     """A pair of glasses with a dark frame in the middle of the image, 0.625 of it wide, for portraits.
 
-    Only the frame is stamped: the lenses are clear. Drawn by this project: size and place are
-    the paper's, the picture is not. The frame is a dark grey rather than black, because black on the black canvas
-    would neither show nor, at sampling, differ from the background.
+    Only the frame is stamped: the lenses are clear. Drawn by this project: the square in the middle is the paper's,
+    the picture in it is not, and fills the square's width where the paper's glasses fill two thirds. The frame is a
+    dark grey rather than black, because black on the black canvas would neither show nor, at sampling, differ from
+    the background.
 
     Source: arXiv 2212.05400, figure 1 (CelebA-HQ), for size and place.
 
@@ -46,7 +47,11 @@ class Eyeglasses(TriggerDesign):
     """
 
     def draw(self, shape: tuple[int, int, int]) -> Trigger:
-        """Draw the glasses."""
+        """Draw the glasses.
+
+        Raises:
+            RecipeError: the images have neither 1 nor 3 channels.
+        """
         _, height, width = shape
         side = round(SHARE * min(height, width))
         canvas = Canvas(side, side)

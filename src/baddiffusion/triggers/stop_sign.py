@@ -27,12 +27,12 @@ LETTER = (0.13, 0.27)
 
 STROKE = 0.055
 
-S = spline([(1.0, 0.15), (0.5, 0.0), (0.0, 0.24), (0.5, 0.5), (1.0, 0.76), (0.5, 1.0), (0.0, 0.85)], closed=False)
-T = [(0.0, 0.0), (1.0, 0.0), (0.5, 0.0), (0.5, 1.0)]
-O = [*spline([(0.5, 0.0), (1.0, 0.25), (1.0, 0.75), (0.5, 1.0), (0.0, 0.75), (0.0, 0.25)]), (0.5, 0.0)]
-P = [(0.0, 1.0), (0.0, 0.0), (0.6, 0.0), (0.95, 0.12), (0.95, 0.43), (0.6, 0.55), (0.0, 0.55)]
-
-STOP: tuple[tuple[float, list[Point]], ...] = ((0.150, S), (0.345, T), (0.535, O), (0.735, P))
+STOP: tuple[tuple[float, list[Point]], ...] = (
+    (0.150, spline([(1.0, 0.15), (0.5, 0.0), (0.0, 0.24), (0.5, 0.5), (1.0, 0.76), (0.5, 1.0), (0.0, 0.85)], False)),
+    (0.345, [(0.0, 0.0), (1.0, 0.0), (0.5, 0.0), (0.5, 1.0)]),
+    (0.535, spline([(0.5, 0.0), (1.0, 0.25), (1.0, 0.75), (0.5, 1.0), (0.0, 0.75), (0.0, 0.25), (0.5, 0.0)], False)),
+    (0.735, [(0.0, 1.0), (0.0, 0.0), (0.6, 0.0), (0.95, 0.12), (0.95, 0.43), (0.6, 0.55), (0.0, 0.55)]),
+)
 """Left edge of each letter, and its stroke in units of a letter's width and height."""
 
 
@@ -63,7 +63,7 @@ class StopSign(TriggerDesign):
         """Draw the sign.
 
         Raises:
-            RecipeError: the square does not fit into ``shape``.
+            RecipeError: the square does not fit into ``shape``, or the images have neither 1 nor 3 channels.
         """
         rows, columns = corner_window(self.side_px, shape)
         canvas = Canvas(self.side_px, self.side_px)
