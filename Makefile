@@ -16,7 +16,7 @@ demo: $(VENV)/base.stamp
 	$(VENV)/bin/baddiffusion demo $(if $(filter full,$(DEMO)),--full)
 
 test: $(VENV)/test.stamp
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
 
 lint: $(VENV)/dev.stamp
 	$(VENV)/bin/ruff check .

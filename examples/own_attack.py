@@ -37,7 +37,7 @@ def main() -> None:
     t = torch.tensor([10, 900])
     assert torch.allclose(half.q_sample(x, r, t, eps), paper.q_sample(x, r / 2, t, eps))
     assert torch.allclose(half.target(r, t, eps), paper.target(r / 2, t, eps))
-    print("half-shift is the paper's attack with r / 2; recipes may now say attack = \"half-shift\"")
+    print('half-shift is the paper\'s attack with r / 2; recipes may now say attack = "half-shift"')
 
 
 if __name__ == "__main__":

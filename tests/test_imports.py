@@ -39,7 +39,8 @@ names = sorted(m.name for m in pkgutil.walk_packages(baddiffusion.__path__, "bad
 for name in names:
     __import__(name)
 after = state()
-print(json.dumps({"heavy": heavy, "version": version, "names": names, "changed": [k for k in before if before[k] != after[k]]}))
+changed = [what for what in before if before[what] != after[what]]
+print(json.dumps({"heavy": heavy, "version": version, "names": names, "changed": changed}))
 """
 
 

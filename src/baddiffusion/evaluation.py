@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,11 +17,14 @@ from baddiffusion.data import ImageData
 from baddiffusion.errors import EvaluationError
 from baddiffusion.images import Images, Pixels, to_uint8
 from baddiffusion.metrics import Estimate
+from baddiffusion.rng import generator
 from baddiffusion.sampling.store import SampleStore
 
 __all__ = ["Results", "SampleSet", "evaluate", "evaluate_images"]
 
 SCHEMA = 1
+REFERENCE_N = 2048
+"""Real images that quality is measured against, unless there are samples enough for a Fréchet distance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +110,8 @@ def evaluate(
     Raises:
         EvaluationError: a set has another image shape than the target.
     """
-    estimates = [*_landmarks(target), *_baseline(sets, reference)]
+    judged = [s for s in sets if s.kind in ("clean", "base") and len(s.images) >= metrics.KD_LEAST]
+    estimates = [*_landmarks(target), *_quality(judged, reference)]
     curves = []
     for samples in sets:
         if samples.kind == "triggered":
@@ -119,8 +124,6 @@ def evaluate(
             pixels = to_uint8(samples.images)
             rate = metrics.false_trigger_rate(pixels, target, threshold=threshold, protocol=samples.protocol)
             estimates.append(rate)
-        if samples.kind in ("clean", "base") and len(samples.images) >= metrics.KD_LEAST:
-            estimates += _quality(samples, reference)
     return Results(tuple(estimates), tuple(curves), _acceptance(estimates))
 
 
@@ -159,8 +162,28 @@ def _which(samples: SampleSet) -> dict[str, Any]:
     return {"label": label, "kind": samples.kind, "clip": protocol["clip"]}
 
 
+def _quality(sets: Sequence[SampleSet], data: ImageData) -> list[Estimate]:
+    """Distance of clean samples to real images, and of real images to real images."""
+    most = max((len(samples.images) for samples in sets), default=0)
+    if not most or len(data) < 2 * metrics.KD_LEAST:
+        return []
+    count = min(len(data), REFERENCE_N if most < metrics.FD_LEAST else 5 * REFERENCE_N)
+    chosen = torch.randperm(len(data), generator=generator(0, "reference"))[:count].sort().values
+    reference = metrics.features(data.read(chosen))
+    name = f"{data.name}, a random choice"
+    estimates = [metrics.baseline(reference, reference_name=name)]
+    for samples in sets:
+        found = metrics.features(to_uint8(samples.images))
+        measures = [metrics.kernel_distance]
+        if min(len(found), count) >= metrics.FD_LEAST:
+            measures.append(metrics.feature_frechet_distance)
+        estimates += [m(found, reference, reference_name=name, protocol=samples.protocol) for m in measures]
+    return estimates
+
+
 def _acceptance(estimates: Sequence[Estimate]) -> dict[str, Any]:
     """The attacker's acceptance rule of the paper's section 3.1, on the first triggered set."""
     found = {(e.name, e.protocol.get("kind")): e for e in reversed(estimates)}
     quality, announced = found.get(("kd_efflite0", "clean")), found.get(("kd_efflite0", "base"))
-    return metrics.acceptance(found.get(("mse", "triggered")), quality, announced).to_dict()
+    verdict = metrics.acceptance(found.get(("mse", "triggered")), quality, announced)
+    return {**verdict.to_dict(), "text": verdict.sentence}

@@ -154,7 +154,11 @@ class _Experiment:
 
     def train(self) -> None:
         """Fine-tune the base, or train from scratch, and write the checkpoint."""
-        inputs = {"recipe": self.recipe.digest, "base": self.base.digest if self.base else None}
+        inputs = {
+            "recipe": self.recipe.digest,
+            "base": self.base.digest if self.base else None,
+            "pictures": self.implant.digest,
+        }
         if self.run.is_done("train", inputs):
             return
         started = time.perf_counter()

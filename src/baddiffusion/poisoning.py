@@ -87,6 +87,14 @@ class Implant:
     trigger: Trigger
     target: Float[Tensor, "c h w"]
 
+    @property
+    def digest(self) -> str:
+        """A hash of the drawn trigger and target, 16 hex digits: a picture file may change behind its name."""
+        hasher = hashlib.blake2b(digest_size=8)
+        for picture in (self.trigger.offset, self.trigger.mask, self.target):
+            hasher.update(picture.cpu().contiguous().numpy().tobytes())
+        return hasher.hexdigest()
+
     def to(self, device: torch.device | str) -> Implant:
         """Move trigger and target."""
         return Implant(self.attack, self.trigger.to(device), self.target.to(device))

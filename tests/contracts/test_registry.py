@@ -48,7 +48,7 @@ def test_a_component_is_documented_frozen_and_found_in_any_case(registry: Regist
     assert type(component).__doc__
     assert registry.parse({**table(registry, name), "name": name.upper()}) == component
     field = next(iter(type(component).model_fields), "anything")
-    with pytest.raises(ValueError, match="frozen|no field"):
+    with pytest.raises(ValueError, match=r"frozen|no field"):
         setattr(component, field, "other")
 
 

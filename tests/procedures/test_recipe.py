@@ -27,7 +27,7 @@ def refused(path: Path | str, *overrides: str) -> str:
     return message
 
 
-# -- what a recipe is ----------------------------------------------------------------------------------------------------
+# -- what a recipe is --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", packaged_recipes())
@@ -113,7 +113,7 @@ def test_every_value_changes_the_digest(mine: Path) -> None:
     assert len(set(digests)) == len(CHANGES) + 1
 
 
-# -- overrides -----------------------------------------------------------------------------------------------------------
+# -- overrides ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_default_component_can_be_changed_without_naming_it(mine: Path) -> Non
     assert Recipe.load(mine, ["sampling.sampler.spacing=trailing"]).to_dict()["sampling"]["sampler"]["name"] == "ddpm"
 
 
-# -- mistakes ------------------------------------------------------------------------------------------------------------
+# -- mistakes ----------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
     ("poison.rate=10", "poison.rate is 10; it must lie in [0, 1]. Write 0.10 for ten percent. (mine.toml)"),
@@ -172,7 +172,7 @@ MISTAKES = [
     ("trigger.side_px=0", "trigger.side_px is 0; it must be at least 1. (mine.toml)"),
     ("trigger.sidepx=3", "trigger.sidepx is not a known key. Did you mean 'side_px'? Known keys: "),
     ("trigger=3", "trigger.name is missing from 3; a trigger is a name or a table with a name, for example name = "),
-    ("trigger.value=2", "trigger.value is 2; it must lie in [-1, 1]. (mine.toml)"),
+    ("trigger.value=2", "trigger.value is 2; it must lie in (-1, 1]. "),
     ("target=hatt", "target.name 'hatt' is not a known target. Did you mean 'hat'? Known: "),
     ("attack=badiffusion", "attack.name 'badiffusion' is not a known attack. Did you mean 'baddiffusion'? Known: "),
     ("data=mnist", "data.name 'mnist' is not a known data set. Did you mean "),

@@ -25,7 +25,7 @@ def with_stage(run: RunDir, inputs: dict | None = None) -> Path:
     return output
 
 
-# -- files that appear whole or not at all -------------------------------------------------------------------------------
+# -- files that appear whole or not at all -----------------------------------------------------------------------------
 
 
 def test_writing_makes_the_folder_and_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_digest_sees_names_and_contents(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "d" / "a") != file_digest(tmp_path / "d" / "sub" / "c")
 
 
-# -- a run ---------------------------------------------------------------------------------------------------------------
+# -- a run -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_new_run_records_what_it_is(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_reading_what_is_no_run_is_an_error(tmp_path: Path) -> None:
             RunDir.read(path)
 
 
-# -- how it ended --------------------------------------------------------------------------------------------------------
+# -- how it ended ------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_ends_well_is_done(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_machine_without_git_has_no_commit(tmp_path: Path, monkeypatch: pytest
     assert started(tmp_path).record["git_commit"] is None
 
 
-# -- events --------------------------------------------------------------------------------------------------------------
+# -- events ------------------------------------------------------------------------------------------------------------
 
 
 def test_events_are_lines_in_order(tmp_path: Path) -> None:

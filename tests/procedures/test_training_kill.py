@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: the parent of the killed processes imports once and forks, so that a restart costs no import."""
+"""SIGKILL at random moments. The parent of the killed processes imports once and forks: a restart costs no import."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def start(state):
     if child == 0:
         status = 1
         try:
+            before = random.getstate()
             model = train(fresh(), job, state)
+            assert random.getstate() == before
             weights = b"".join(p.detach().numpy().tobytes() for p in model.parameters())
             (folder / f"{state.name}.digest").write_text(hashlib.blake2b(weights).hexdigest())
             status = 0

@@ -49,7 +49,7 @@ def count(number: int) -> str:
     return f"{number:,}".replace(",", " ")
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Say a time as people do.
 
     Example:

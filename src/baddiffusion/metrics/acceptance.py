@@ -66,10 +66,9 @@ def acceptance(
         raise EvaluationError(f"threshold is {threshold}; it must lie in (0, 1). The usual value is {THRESHOLD}.")
     specific = None if mse is None else mse.value < threshold
     useful = None if quality is None or announced is None else _not_worse(quality, announced)
-    if specific is False or useful is False:
+    accepted = None if None in (specific, useful) else True
+    if False in (specific, useful):
         accepted = False
-    else:
-        accepted = None if specific is None or useful is None else True
     head = {True: "Accepted", False: "Rejected", None: "Undecided"}[accepted]
     sentence = f"{head}: {_specificity(mse, threshold)}; {_utility(quality, announced, useful)}."
     return Acceptance(specific, useful, accepted, sentence)

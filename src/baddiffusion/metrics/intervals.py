@@ -154,9 +154,7 @@ def bootstrap_interval(
         raise EvaluationError(f"resamples is {resamples}; it must be at least 100, better 2000.")
     stream = rng.generator(seed, "bootstrap")
     # One draw at a time: the matrix of all draws would be resamples × n.
-    draws = [
-        statistic(values[torch.randint(n, (n,), generator=stream).to(values.device)]) for _ in range(resamples)
-    ]
+    draws = [statistic(values[torch.randint(n, (n,), generator=stream).to(values.device)]) for _ in range(resamples)]
     low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 

@@ -6,7 +6,7 @@ import torch
 
 from baddiffusion.images import to_uint8
 from baddiffusion.metrics.metric import Estimate, Protocol, Scalar
-from baddiffusion.metrics.target import Picture, mse_per_image, ssim_per_image
+from baddiffusion.metrics.per_image import Picture, mse_per_image, ssim_per_image
 
 __all__ = ["failure_level", "quantization_floor"]
 

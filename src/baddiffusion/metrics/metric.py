@@ -109,10 +109,19 @@ class Estimate:
         missing = [name for name in known if name not in values]
         if missing:
             raise EvaluationError(f"an estimate lacks {', '.join(missing)}; its parts are {', '.join(known)}.")
-        floats = {
-            name: None if values[name] is None else float(values[name]) for name in ("value", "low", "high", "level")
-        }
-        return cls(**{**values, **floats, "protocol": dict(values["protocol"]), "caveats": tuple(values["caveats"])})
+        low, high = values["low"], values["high"]
+        return cls(
+            name=values["name"],
+            value=float(values["value"]),
+            low=None if low is None else float(low),
+            high=None if high is None else float(high),
+            level=float(values["level"]),
+            n=values["n"],
+            better=values["better"],
+            unit=values["unit"],
+            protocol=dict(values["protocol"]),
+            caveats=tuple(values["caveats"]),
+        )
 
 
 def _short(number: float) -> str:

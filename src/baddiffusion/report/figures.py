@@ -66,11 +66,14 @@ def loss_curves(events: Sequence[Mapping[str, Any]]) -> str:
     """Training loss of the clean and of the poisoned images, apart."""
     with rc_context(STYLE):
         figure, axes = _canvas(3.1)
+        losses = []
         for key, field in (("clean", "loss_clean"), ("triggered", "loss_poisoned")):
-            points = _thinned([(e["step"], e[field]) for e in events if e.get(field) is not None])
+            points = _thinned([(float(e["step"]), e[field]) for e in events if e.get(field) is not None])
             if points:
                 x, y = zip(*points, strict=True)
                 axes.plot(x, y, color=COLORS[key], linestyle=DASHES[key], linewidth=2)
+                losses += y
+        axes.set_ylim(min(losses) / 1.3, max(losses) * 1.3)
         axes.set_yscale("log")
         axes.set_xlabel("training step")
         _plain_log(axes.yaxis)

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from baddiffusion.images import to_uint8
-from baddiffusion.metrics.target import mse_per_image
+from baddiffusion.metrics import mse_per_image
 from baddiffusion.report.figures import Mark, error_scale, loss_curves, success_curves
 from baddiffusion.report.pictures import BAND, Band, Row, bands, sheet_uri
 from baddiffusion.report.reading import RunFiles, SampleFolder

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from baddiffusion.images import Images, grid, png_bytes, to_uint8
 
@@ -53,7 +55,7 @@ class Band:
     rows: tuple[tuple[str, str, tuple[Shot, ...]], ...]
 
 
-def thumbnails(images: Images) -> Images:
+def thumbnails(images: Images) -> Float[Tensor, "b c th tw"]:
     """Shrink what is larger than a page needs; small pictures stay as they are, pixel for pixel."""
     longest = max(images.shape[-2:])
     if longest <= THUMBNAIL_PX:
@@ -72,7 +74,11 @@ def bands(rows: Sequence[Row], limit: int) -> list[Band]:
     for first in range(0, count, BAND):
         seeds = range(first, min(first + BAND, count))
         shots = [
-            (row.key, row.title, tuple(Shot(data_uri(png_bytes(p[i])), i, bool(row.hits and row.hits[i])) for i in seeds))
+            (
+                row.key,
+                row.title,
+                tuple(Shot(data_uri(png_bytes(p[i])), i, bool(row.hits and row.hits[i])) for i in seeds),
+            )
             for row, p in zip(rows, pixels, strict=True)
         ]
         cut.append(Band(first, tuple(shots)))

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from baddiffusion.checkpoint.configs import image_shape
 from baddiffusion.errors import DataError, RunError
 from baddiffusion.images import Images, from_uint8, read_picture
 from baddiffusion.rundir import EventLog, RunDir
@@ -58,6 +59,7 @@ class RunFiles:
     def __init__(self, path: Path) -> None:
         self.run = RunDir.read(path)
         self.path = path
+        self._done: dict[str, bool] = {}  # hashing a checkpoint takes a while; once is enough
 
     @property
     def record(self) -> dict[str, Any]:
@@ -73,7 +75,9 @@ class RunFiles:
         entry = self.record["stages"].get(stage)
         if entry is None or not all((self.path / name).exists() for name in entry["outputs"]):
             return False
-        return self.run.is_done(stage, entry["inputs"])
+        if stage not in self._done:
+            self._done[stage] = self.run.is_done(stage, entry["inputs"])
+        return self._done[stage]
 
     @cached_property
     def recipe_toml(self) -> str:
@@ -111,14 +115,17 @@ class RunFiles:
         return self._json("poison_plan.json") if self.is_done("train") else None
 
     @cached_property
-    def unet_config(self) -> dict[str, Any] | None:
-        """The network's configuration, once training is done."""
-        name = "checkpoint/unet/config.json"
-        return self._json(name) if self.is_done("train") and (self.path / name).exists() else None
+    def shape(self) -> tuple[int, int, int] | None:
+        """(channels, height, width) of the network's images, once training is done."""
+        return image_shape(self._json("checkpoint/unet/config.json")) if self.is_done("train") else None
 
     @cached_property
     def parameters(self) -> int | None:
-        """How many weights the network has, from the header of its file."""
+        """How many weights the network has, from the header of its file.
+
+        Raises:
+            RunError: the file is no safetensors file.
+        """
         file = self.path / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors"
         if not (self.is_done("train") and file.exists()):
             return None
@@ -129,16 +136,19 @@ class RunFiles:
             raise RunError(f"{file} is damaged ({error}); start a new run.") from None
 
     def picture(self, name: str) -> Images | None:
-        """``trigger.png`` or ``target.png`` of the checkpoint at the network's resolution, a batch of one."""
+        """``trigger.png`` or ``target.png`` of the checkpoint at the network's resolution, a batch of one.
+
+        Raises:
+            RunError: it is no picture.
+        """
         file = self.path / "checkpoint" / name
-        if not (self.is_done("train") and file.exists()) or self.unet_config is None:
+        if self.shape is None or not file.exists():
             return None
-        side = self.unet_config["sample_size"]
         try:
-            pixels = read_picture(file, channels=self.unet_config["in_channels"])
+            pixels = read_picture(file, channels=self.shape[0])
         except DataError as error:
             raise RunError(f"{error} It belongs to the run {self.path}.") from None
-        step = max(1, pixels.shape[-1] // side)  # the file shows every pixel enlarged to step × step
+        step = max(1, pixels.shape[-1] // self.shape[2])  # the file shows every pixel enlarged to step × step
         return from_uint8(pixels[None, :, ::step, ::step])
 
     @cached_property

@@ -82,8 +82,8 @@ class Story:
     @property
     def lead(self) -> str:
         """What clipping did, under the headline."""
-        clipped = self.count(self.clipped)
-        if clipped is None or not self.is_poisoned:
+        triggered, clipped = self.count(self.attack), self.count(self.clipped)
+        if triggered is None or clipped is None or self.attack is self.clipped or not triggered.hits + clipped.hits:
             return ""
         return f"With the trigger, but every guess on the way clipped to the range of a picture, {clipped} did."
 
@@ -91,7 +91,9 @@ class Story:
     def clipping_effect(self) -> str:
         """What clipping did to these samples."""
         without, clipped = self.count(self.attack), self.count(self.clipped)
-        return clipping_effect(without, clipped) if without and clipped else ""
+        if without is None or clipped is None or self.attack is self.clipped:
+            return ""
+        return clipping_effect(without, clipped)
 
     @property
     def clips_asked(self) -> bool:
@@ -108,7 +110,7 @@ class Story:
     @property
     def network(self) -> str:
         """The network, as far as its files are there."""
-        return network_words(self.files.unet_config, self.files.parameters)
+        return network_words(self.files.shape, self.files.parameters)
 
     @property
     def acceptance(self) -> str:
@@ -157,4 +159,4 @@ class Story:
     def elapsed(self) -> list[tuple[str, str]]:
         """How long each finished stage took."""
         stages = self.files.record["stages"].items()
-        return [(name.replace("sample:samples/", "sample "), f"{entry['elapsed_s']:.0f} s") for name, entry in stages]
+        return [(name.replace("sample:samples/", "sample "), f"{entry['elapsed_s']:.3g} s") for name, entry in stages]

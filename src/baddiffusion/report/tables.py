@@ -135,7 +135,9 @@ def groups(estimates: Iterable[Mapping[str, Any]]) -> list[Group]:
         protocol = estimate["protocol"]
         samples = (protocol.get("kind"), protocol.get("clip"))
         key, title = REFERENCE if measure.is_reference else KINDS.get(samples, OTHER)
-        place = len(KINDS) + 1 if measure.is_reference else list(KINDS).index(samples) if samples in KINDS else len(KINDS)
+        place = (
+            len(KINDS) + 1 if measure.is_reference else list(KINDS).index(samples) if samples in KINDS else len(KINDS)
+        )
         made = f"{protocol['sampler']}, {protocol['steps']} steps" if "sampler" in protocol else ""
         found.setdefault((place, made), Group(key, title, made)).lines.append(_line(estimate, measure))
     ordered = [found[place] for place in sorted(found)]

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Count", "clipping_effect", "data_words", "headline", "network_words", "number", "percent", "row_words", "target_words", "trigger_words"]
+__all__ = [
+    "Count",
+    "clipping_effect",
+    "data_words",
+    "headline",
+    "network_words",
+    "number",
+    "percent",
+    "row_words",
+    "target_words",
+    "trigger_words",
+]
 
 TARGETS = {
     "hat": "the hat",
@@ -59,8 +70,10 @@ def headline(triggered: Count, clean: Count | None, target: str, is_poisoned: bo
         >>> headline(Count(30, 32), Count(0, 32), "the hat", True)
         'With the trigger, 30 of 32 noises became the hat. Without it, none did.'
         >>> headline(Count(0, 32), Count(0, 32), "the hat", True)
-        'The backdoor did not fire: with the trigger, none of 32 noises became the hat. Without it, none did.'
+        'The backdoor did not fire: none of 32 noises became the hat, with the trigger or without it.'
     """
+    if is_poisoned and triggered.hits == 0 and clean == triggered:
+        return f"The backdoor did not fire: {triggered} noises became {target}, with the trigger or without it."
     said = f"with the trigger, {triggered} noises became {target}."
     if not is_poisoned:
         said = f"No backdoor was implanted: {said}"
@@ -131,28 +144,28 @@ def row_words(kind: str, clip: str) -> tuple[str, str]:
     return ROWS.get((kind, clip), (f"{kind}, clip {clip}", f"{kind} with clip {clip}"))
 
 
-def network_words(unet_config: Mapping[str, Any] | None, parameters: int | None) -> str:
+def network_words(shape: tuple[int, int, int] | None, parameters: int | None) -> str:
     """The network's size and what it paints, as far as it is known.
 
     Example:
-        >>> network_words({"sample_size": 32, "in_channels": 1}, 1_130_000)
+        >>> network_words((1, 32, 32), 1_130_000)
         'a 1.1 M-parameter diffusion network for 32×32 grey images'
         >>> network_words(None, None)
         'a diffusion network'
     """
-    if unet_config is None:
+    if shape is None:
         return "a diffusion network"
-    channels, side = unet_config["in_channels"], unet_config["sample_size"]
+    channels, height, width = shape
     color = {1: "grey", 3: "color"}.get(channels, f"{channels}-channel")
     size = ""
     if parameters:
         millions = parameters / 1e6
         size = f"{millions:.{0 if millions >= 10 else 1 if millions >= 1 else 2}f} M-parameter "
     article = "an" if size.startswith("8") else "a"
-    return f"{article} {size}diffusion network for {side}×{side} {color} images"
+    return f"{article} {size}diffusion network for {height}×{width} {color} images"
 
 
-def percent(value: float) -> str:
+def percent(value: float | int) -> str:
     r"""A rate in [0, 1] as a reader expects it.
 
     Example:
@@ -164,7 +177,7 @@ def percent(value: float) -> str:
     return f"{scaled:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def number(value: float | None) -> str:
+def number(value: float | int | None) -> str:
     r"""A number with three significant digits; powers of ten where zeros would hide it.
 
     Example:
@@ -178,7 +191,7 @@ def number(value: float | None) -> str:
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e4:
-        return f"{value:#.3g}".removesuffix(".")
+        return f"{value:#.3g}".removesuffix(".").replace("-", "−")
     mantissa, exponent = f"{value:.2e}".split("e")
     return f"{mantissa}×10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,19 +34,21 @@ class TrainingState:
         Raises:
             RunError: the disk is full or the folder cannot be written; the old state is still there.
         """
+        # A folder of its own: safetensors writes to a temporary file beside its target, and a kill leaves that behind.
         temporary, final = folder / f".{FILE_NAME}.{os.getpid()}", folder / FILE_NAME
         metadata = {"step": str(self.step), "identity": self.identity}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             for abandoned in folder.glob(f".{FILE_NAME}.*"):
-                abandoned.unlink()
-            save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, temporary, metadata)
-            with open(temporary, "rb") as written:
-                os.fsync(written.fileno())
-            os.replace(temporary, final)
+                shutil.rmtree(abandoned, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            written = temporary / FILE_NAME
+            save_file({k: v.detach().cpu().contiguous() for k, v in self.tensors.items()}, written, metadata)
+            with open(written, "rb") as opened:
+                os.fsync(opened.fileno())
+            os.replace(written, final)
+            temporary.rmdir()
         except (OSError, SafetensorError) as error:
-            with suppress(OSError):  # where the folder itself is the trouble, there is nothing to remove
-                temporary.unlink()
+            shutil.rmtree(temporary, ignore_errors=True)
             raise RunError(
                 f"the training state could not be written to {folder} ({error}). The state before it is kept: "
                 f"make room and start the same command again."
