@@ -1,7 +1,7 @@
 """Retrain the two models inside the package and put them there: python benchmarks/package_models.py [clean|backdoored]
 
-Each is one recipe of the package, run like any other; what is copied is the checkpoint in float16, its card, its recipe and
-its measured numbers.
+Each is one recipe of the package, run like any other; what is copied is the checkpoint in float16, its card, its recipe
+and its measured numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from baddiffusion.checkpoint import Checkpoint
-from baddiffusion.cli.progress import watcher
+from baddiffusion.cli.progress import watching
 from baddiffusion.pipeline import run_recipe
 from baddiffusion.recipe import Recipe
 
@@ -20,7 +20,7 @@ ASSETS = Path(__file__).resolve().parent.parent / "src" / "baddiffusion" / "asse
 
 def package(name: str, runs: Path) -> None:
     """Run the recipe ``packaged-<name>`` and copy its result into the package."""
-    with watcher() as progress:
+    with watching() as progress:
         run = run_recipe(Recipe.load(f"packaged-{name}"), runs, progress)
     made = Checkpoint.open(run.path / "checkpoint")
     destination = ASSETS / name

@@ -1,7 +1,7 @@
 """Fill the generated parts of README and docs from run files.
 
-RUN is the run directory of a demo; LOG files hold what the two commands printed, ended by the line that `time` printed. Nothing
-that is measured is written by hand.
+RUN is the run directory of a demo; LOG files hold what the two commands printed, ended by the line that `time` printed.
+Nothing that is measured is written by hand.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def speed_page(report: dict) -> str:
     lines = [
         "# Measured speed",
         "",
-        f"Made by `python benchmarks/speed.py` on {report['device']}, {report['threads']} threads, torch {report['torch']}. "
-        "Medians of alternating rounds in one run; a shared, noisy machine, so read the ratios.",
+        f"Made by `python benchmarks/speed.py` on {report['device']}, {report['threads']} threads, "
+        f"torch {report['torch']}. "
+        "Medians of alternating rounds in one run on a shared, noisy machine: read the ratios.",
         "",
         "| | " + " | ".join(net["preset"] for net in report["nets"]) + " |",
         "|---|" + "---|" * len(report["nets"]),

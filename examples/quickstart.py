@@ -1,4 +1,4 @@
-"""Implant a backdoor into a small network, sample it with and without the trigger, and measure: python examples/quickstart.py"""
+"""Implant a backdoor into a small network, sample it with and without the trigger, and measure it."""
 
 from __future__ import annotations
 

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from baddiffusion import metrics
 from baddiffusion.data import ImageData
 from baddiffusion.errors import EvaluationError
 from baddiffusion.images import Images, Pixels, to_uint8
-from baddiffusion.metrics import Estimate
+from baddiffusion.metrics import Estimate, Picture
 from baddiffusion.rng import generator
 from baddiffusion.sampling.store import SampleStore
 
@@ -96,13 +94,11 @@ class Results:
         }
 
 
-def evaluate(
-    sets: Sequence[SampleSet], target: Float[Tensor, "c h w"], reference: ImageData, threshold: float
-) -> Results:
+def evaluate(sets: Sequence[SampleSet], target: Picture, reference: ImageData, threshold: float) -> Results:
     """Measure every set of samples against what it should show.
 
     Args:
-        sets: triggered sets are compared with the target; clean ones count false triggers and, from 256 images, quality.
+        sets: triggered sets are compared with the target; clean ones count false triggers; from 256 on, quality.
         target: y, in [−1, 1].
         reference: the training images, which quality is measured against.
         threshold: an image counts as the target if its mean squared error on [0, 1] is below.
@@ -127,9 +123,7 @@ def evaluate(
     return Results(tuple(estimates), tuple(curves), _acceptance(estimates))
 
 
-def evaluate_images(
-    pixels: Pixels, target: Float[Tensor, "c h w"], threshold: float, protocol: Mapping[str, Any]
-) -> list[Estimate]:
+def evaluate_images(pixels: Pixels, target: Picture, threshold: float, protocol: Mapping[str, Any]) -> list[Estimate]:
     """Success rate, MSE and SSIM of 8-bit pictures against the target, wherever they were made.
 
     Args:
@@ -150,7 +144,7 @@ def evaluate_images(
     return estimates
 
 
-def _landmarks(target: Float[Tensor, "c h w"]) -> list[Estimate]:
+def _landmarks(target: Picture) -> list[Estimate]:
     """What a failed and a flawless attack would score."""
     failed = list(metrics.failure_level(target)) if min(target.shape[1:]) >= metrics.SSIM_WINDOW_PX else []
     return [*failed, metrics.quantization_floor(target)]

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
+
 from baddiffusion.card import Card
 from baddiffusion.checkpoint import Checkpoint
 from baddiffusion.data import ImageData
@@ -46,6 +47,7 @@ FRESH_SCHEDULER: dict[str, Any] = {
 Stage = Literal["train", "sample", "evaluate"]
 
 
+@runtime_checkable
 class Watcher(Protocol):
     """Who is told how far a run is: a progress bar, or nobody."""
 

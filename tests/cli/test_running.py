@@ -153,7 +153,7 @@ class TestEvaluateAndReport:
     def test_show_a_run(self, ask, finished):
         run, first = finished
         told = ask("show", run)
-        assert told.out.startswith(f"run ")
+        assert told.out.startswith("run ")
         assert "status" in told.out
         assert "done in" in told.out
         assert first.out.splitlines()[0] in told.out

@@ -104,7 +104,7 @@ class TestRefusals:
         [
             (("--steps", "2", "--clip", "x0"), "another settings and another record"),
             (("--steps", "3"), "another settings and another record"),
-            (("--steps", "2", "--trigger", "box:side_px=2"), "another trigger"),
+            (("--steps", "2", "--trigger", "box:side_px=2"), "another trigger and another attack"),
         ],
     )
     def test_other_settings_are_not_mixed(self, ask, checkpoint: Path, tmp_path: Path, flags, what: str):

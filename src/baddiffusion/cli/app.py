@@ -40,6 +40,7 @@ app = App(
     help_format="markdown",
     help_flags=("--help", "-h"),
     version_flags=("--version",),
+    suppress_keyboard_interrupt=False,
 )
 
 

@@ -95,7 +95,7 @@ def _start_noise(opened: Checkpoint, trigger: str | None) -> tuple[Callable[[Ima
     from baddiffusion.triggers import TRIGGERS
 
     if trigger is None:
-        return None, {"trigger": None}
+        return None, {"trigger": None, "attack": None}
     design = TRIGGERS.parse(component_table(trigger))
     drawn = design.draw(opened.shape)
     named = opened.card.attack if opened.card is not None else None

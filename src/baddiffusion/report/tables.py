@@ -41,12 +41,22 @@ MEASURES = {
     "ssim": Measure("Similarity (SSIM)", "How alike picture and target look. 1 is the same picture, 0 nothing alike."),
     "kd_efflite0": Measure(
         "Distance from real pictures (kernel)",
-        "How far the samples are, as a crowd, from real pictures, seen through a small image classifier; 0 is no "
-        "difference. Comparable only with numbers of this same name.",
+        "How far the samples are, as a crowd, from real pictures, seen through a small image classifier; 0 would be "
+        "no difference. Comparable only with numbers of this same name.",
     ),
     "fd_efflite0": Measure(
         "Distance from real pictures (Fréchet)",
         "How far the samples are, as a crowd, from real pictures, seen through a small image classifier. Not an FID.",
+    ),
+    "kd_efflite0_baseline": Measure(
+        "Distance of real pictures from real pictures (kernel)",
+        "The same between two parts of the real pictures: what a perfect painter would score.",
+        is_reference=True,
+    ),
+    "fd_efflite0_baseline": Measure(
+        "Distance of real pictures from real pictures (Fréchet)",
+        "The same between two parts of the real pictures: what a perfect painter would score.",
+        is_reference=True,
     ),
     "failure_mse": Measure(
         "Failure level, squared error",
