@@ -18,7 +18,7 @@ class TestRun:
         cost, *progress = answer.err.splitlines()
         assert answer.code == 0
         assert cost.startswith(f"{run}: 32 training images, 27 network calls for sampling, about ")
-        assert progress[0].startswith("train: 8 of 32 images  loss clean 1.")
+        assert progress[0].startswith("train: 8 of 32 images  loss clean 0.8")
 
     def test_results_are_a_table_a_sentence_and_the_page(self, finished):
         run, answer = finished
@@ -27,7 +27,7 @@ class TestRun:
         assert header.split()[-5:] == ["value", "95", "%", "interval", "n"]
         (rate,) = [line.split() for line in lines[:4] if "Attack success rate" in line]
         assert rate == ["Attack", "success", "rate", "0", "%", "0", "%", "to", "56.1", "%", "3"]  # Wilson, 0 of 3
-        assert any(line.startswith("The backdoor did not fire: with the trigger, none of 3 noises") for line in lines)
+        assert any(line.startswith("The backdoor did not fire: none of 3 noises became the corner") for line in lines)
         assert lines[-1] == f"page  {run / 'report.html'}"
         assert (run / "report.html").read_text().startswith("<!doctype html>")
 
@@ -95,7 +95,7 @@ class TestTrain:
         training |= {"lr_warmup_steps": 5, "gradient_accumulation_steps": 3, "mixed_precision": "no", "use_ema": True}
         assert {key: getattr(given.training, key) for key in training} == training
         assert (given.seed, given.model.base, given.poison.rate) == (6, "some/folder", 0.25)
-        assert given.trigger.to_dict()["name"], given.target.to_dict()["name"] == ("stop-sign", "shoe")
+        assert (given.trigger.component_name, given.target.component_name) == ("stop-sign", "shoe")
 
 
 class TestDemo:

@@ -70,8 +70,17 @@ def test_refuses_an_interval_without_the_value(changes: dict[str, float | None])
 
 
 def test_refuses_an_unknown_direction() -> None:
-    with pytest.raises(EvaluationError, match="better = 'more'; it must be one of lower, higher, neither"):
+    with pytest.raises(EvaluationError, match="better is 'more'; it must be one of lower, higher, neither"):
         Estimate.from_dict({**estimate().to_dict(), "better": "more"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"value": None}, {"low": "wide"}, {"n": "many"}, {"protocol": None}, {"protocol": [1]}, {"caveats": None}],
+)
+def test_refuses_parts_of_the_wrong_kind(damage: dict[str, Any]) -> None:
+    with pytest.raises(EvaluationError, match=r"the estimate 'asr' has a part of the wrong kind .*; measure again"):
+        Estimate.from_dict({**estimate().to_dict(), **damage})
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, 95.0])
@@ -86,7 +95,7 @@ def test_refuses_no_images() -> None:
 
 
 def test_refuses_unknown_and_missing_parts() -> None:
-    with pytest.raises(EvaluationError, match="'valu' is not a part of an estimate. Did you mean 'value'?"):
+    with pytest.raises(EvaluationError, match=r"'valu' is not a part of an estimate. Did you mean 'value'\?"):
         Estimate.from_dict({**estimate().to_dict(), "valu": 1.0})
     short = estimate().to_dict()
     del short["unit"], short["n"]

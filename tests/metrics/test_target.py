@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -104,6 +105,14 @@ def test_interval_stays_inside_the_range() -> None:
     assert metrics.mean_interval(metrics.mse_per_image(images, target))[0] < 0
 
 
+@pytest.mark.parametrize("index", range(4))
+def test_equal_pictures_score_one_in_spite_of_rounding(index: int) -> None:
+    target = noise(1, name=f"target {index}")[0]
+    estimate = metrics.ssim(target.expand(3, *target.shape), target)
+    assert estimate.value == pytest.approx(1, abs=1e-6)
+    assert estimate.low <= estimate.value <= estimate.high <= 1
+
+
 def test_one_image_has_no_interval() -> None:
     estimate = metrics.mse_float(noise(1), TARGET)
     assert (estimate.low, estimate.high, estimate.caveats) == (None, None, ("one image gives no interval",))
@@ -154,7 +163,7 @@ def test_curve_is_logarithmic_and_never_falls() -> None:
     thresholds, shares = zip(*curve, strict=True)
     assert len(curve) == 21
     assert (thresholds[0], thresholds[10], thresholds[20]) == (0.001, 0.01, 0.1)
-    ratios = [b / a for a, b in zip(thresholds, thresholds[1:], strict=False)]
+    ratios = [b / a for a, b in itertools.pairwise(thresholds)]
     assert ratios == pytest.approx([10**0.1] * 20, rel=1e-5)
     assert list(shares) == sorted(shares)
     assert (shares[0], shares[10], shares[20]) == pytest.approx((1 / 6, 3 / 6, 5 / 6))

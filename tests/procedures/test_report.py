@@ -15,6 +15,7 @@ from PIL import Image
 
 from baddiffusion.card import Card
 from baddiffusion.checkpoint import Checkpoint
+from baddiffusion.data.source import ResidentImages
 from baddiffusion.errors import RunError
 from baddiffusion.evaluation import SampleSet, evaluate
 from baddiffusion.images import from_uint8, png_bytes, to_uint8
@@ -29,6 +30,7 @@ from baddiffusion.report.wording import Count, clipping_effect, headline, networ
 from baddiffusion.rng import generator
 from baddiffusion.rundir import EventLog, RunDir, write_atomic
 from baddiffusion.sampling import SamplingSettings
+from baddiffusion.sampling.clipping import ClipKind
 from baddiffusion.sampling.store import SampleStore
 
 SHAPE = (1, 32, 32)
@@ -47,7 +49,9 @@ class FakeRun:
         self.n, self.shape = n, shape
         trigger = self.recipe.trigger.draw(shape)
         self.trigger, self.target = trigger, self.recipe.target.draw(trigger)
-        self.data = self.recipe.data.open(shape)
+        data = self.recipe.data.open(shape)
+        assert isinstance(data, ResidentImages)
+        self.data = data
 
     def train(self, preset: str = "micro") -> FakeRun:
         self.model = build(unet_config(preset, self.shape), seed=0)
@@ -95,7 +99,7 @@ class FakeRun:
         images[chosen] = self.target
         return images + 0.06 * torch.randn(images.shape, generator=stream)
 
-    def fill(self, kind: str, sampler: str, steps: int, clip: str, images: torch.Tensor) -> None:
+    def fill(self, kind: str, sampler: str, steps: int, clip: ClipKind, images: torch.Tensor) -> None:
         folder = self.run.path / "samples" / f"{sampler}-{steps}-{clip}" / kind
         settings = SamplingSettings(sampler=sampler, num_inference_steps=steps, clip=clip)
         record = {
@@ -130,6 +134,12 @@ class FakeRun:
         with self.run.recording():
             pass
         return self.run.path
+
+
+def found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text)
+    assert match, f"{pattern} does not occur"
+    return match.group(1)
 
 
 class Page(HTMLParser):
@@ -167,7 +177,7 @@ class Page(HTMLParser):
 
     @property
     def title(self) -> str:
-        return re.search(r"<h1>(.*?)</h1>", self.source).group(1)
+        return found(r"<h1>(.*?)</h1>", self.source)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +227,7 @@ def test_pictures_stand_under_their_noise_and_hits_are_marked(page: Page) -> Non
 
 
 def test_every_number_has_interval_n_and_protocol(finished: Path, page: Page) -> None:
-    estimates = RunFiles(finished).results["estimates"]
+    estimates = json.loads((finished / "metrics.json").read_text())["estimates"]
     assert page.source.count("<summary>how it was measured</summary>") == len(estimates)
     hovers = re.findall(r'<td role="cell" class="value" title="([^"]+)"', page.source)
     assert len(hovers) == len(estimates)
@@ -246,7 +256,7 @@ def test_the_network_is_described_from_its_files(finished: Path, page: Page) -> 
     model = build(unet_config("micro", SHAPE), seed=0)
     assert (files.shape, files.parameters) == (SHAPE, parameter_count(model))
     assert "This one is a 0.28 M-parameter diffusion network for 32×32 grey images" in page.text
-    assert "1\xa0000 of 10\xa0000 (10\xa0%) served as poison" in page.source
+    assert "1\xa0000 of 10\xa0000 (10\xa0%) serve as poison" in page.source
 
 
 def test_the_same_run_gives_the_same_page(finished: Path, page: Page) -> None:
@@ -482,6 +492,7 @@ def test_no_window_makes_the_page_scroll_sideways(finished: Path, tmp_path: Path
     )
     flags = ("--window-size=1400,900", "--virtual-time-budget=3000", "--dump-dom")
     dumped = chromium_run(chromium, tmp_path, tmp_path / "frames.html", *flags).stdout
-    sizes = dict(map(int, size.split(":")) for size in re.search(r'data-sizes="([^"]+)"', dumped).group(1).split())
+    pairs = [size.split(":") for size in found(r'data-sizes="([^"]+)"', dumped).split()]
+    sizes = {int(window): int(content) for window, content in pairs}
     assert sorted(sizes) == list(widths)
     assert [window for window, content in sizes.items() if content > window] == []

@@ -78,7 +78,8 @@ def _from_npz(file: Path) -> Pixels:
     import torch
 
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        # Opened here: where the content is no zip, numpy would leave the file open.
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             names = list(arrays)
             array = arrays[names[0]] if len(names) == 1 or names[:1] == ["arr_0"] else None
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:

@@ -140,7 +140,8 @@ def _run(path: Path) -> tuple[dict[str, Any], str]:
     value = {"kind": "run", "path": str(path), "run": record, "results": results}
     rows = [("run", str(path)), ("status", record.get("status", "unknown"))]
     rows += [("error", record["error"])] if record.get("error") else []
-    rows += [(stage, f"done in {entry['elapsed_s']} s") for stage, entry in record["stages"].items()]
+    stages = sorted(record["stages"].items(), key=lambda stage: stage[1]["finished"])
+    rows += [(stage, f"done in {entry['elapsed_s']} s") for stage, entry in stages]
     text = table(rows)
     if results is not None:
         text += f"\n\n{results_table(results['estimates'])}\n\n{summary(files)}"

@@ -38,8 +38,7 @@ class Estimate:
         caveats: sentences about what weakens the number.
 
     Raises:
-        EvaluationError: a number is not finite, the interval does not hold the value, or n, level or better are
-            impossible.
+        EvaluationError: a number is not finite, the interval does not hold the value, or n or the level is impossible.
 
     Example:
         >>> print(Estimate(name="asr", value=0.9375, low=0.7985288, high=0.9827, n=32, better="higher", unit="share"))
@@ -69,10 +68,6 @@ class Estimate:
                 f"{self.name} has value {self.value} and interval [{self.low}, {self.high}]; give both ends with "
                 f"low ≤ value ≤ high, or None for both."
             )
-        if self.better not in get_args(Better):
-            raise EvaluationError(
-                f"{self.name} has better = {self.better!r}; it must be one of {', '.join(get_args(Better))}."
-            )
         if not 0 < self.level < 1:
             raise EvaluationError(f"{self.name} has level {self.level}; it must lie in (0, 1). Write 0.95 for 95 %.")
         if self.n < 1:
@@ -98,7 +93,8 @@ class Estimate:
         """Read what `to_dict` wrote.
 
         Raises:
-            EvaluationError: a key is unknown or missing, or the numbers contradict each other.
+            EvaluationError: a key is unknown or missing, a value of the wrong kind, or the numbers contradict each
+                other.
         """
         known = [part.name for part in fields(cls)]
         for key in values:
@@ -109,18 +105,27 @@ class Estimate:
         missing = [name for name in known if name not in values]
         if missing:
             raise EvaluationError(f"an estimate lacks {', '.join(missing)}; its parts are {', '.join(known)}.")
-        low, high = values["low"], values["high"]
+        if values["better"] not in get_args(Better):
+            raise EvaluationError(f"better is {values['better']!r}; it must be one of {', '.join(get_args(Better))}.")
+        try:
+            low, high = (None if values[end] is None else float(values[end]) for end in ("low", "high"))
+            value, level, n = float(values["value"]), float(values["level"]), int(values["n"])
+            protocol, caveats = dict(values["protocol"]), tuple(values["caveats"])
+        except (TypeError, ValueError) as error:
+            raise EvaluationError(
+                f"the estimate {values['name']!r} has a part of the wrong kind ({error}); measure again."
+            ) from None
         return cls(
             name=values["name"],
-            value=float(values["value"]),
-            low=None if low is None else float(low),
-            high=None if high is None else float(high),
-            level=float(values["level"]),
-            n=values["n"],
+            value=value,
+            low=low,
+            high=high,
+            level=level,
+            n=n,
             better=values["better"],
             unit=values["unit"],
-            protocol=dict(values["protocol"]),
-            caveats=tuple(values["caveats"]),
+            protocol=protocol,
+            caveats=caveats,
         )
 
 

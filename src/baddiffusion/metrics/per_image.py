@@ -59,7 +59,7 @@ def ssim_per_image(images: Pixels | Images, target: Picture) -> Float64[Tensor, 
         target: y in [−1, 1].
 
     Returns:
-        One number for each image, at most 1.
+        One number for each image, in [−1, 1].
 
     Raises:
         EvaluationError: images below 11 pixels, and whatever `mse_per_image` refuses.
@@ -91,7 +91,8 @@ def ssim_per_image(images: Pixels | Images, target: Picture) -> Float64[Tensor, 
             return_full_image=True,
         )
         means.append(full[..., border:-border, border:-border].double().flatten(1).mean(dim=1))
-    return torch.cat(means)
+    # Float32 rounding puts equal pictures a few 1e-8 above 1.
+    return torch.cat(means).clamp(-1, 1)
 
 
 def _unit(images: Tensor, like: Tensor) -> Tensor:

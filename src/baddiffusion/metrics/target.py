@@ -94,6 +94,7 @@ def asr(
         EvaluationError: the threshold lies outside (0, 1), and whatever `mse_per_image` refuses.
 
     Example:
+        >>> import torch
         >>> print(asr(torch.zeros(32, 1, 16, 16), torch.zeros(1, 16, 16)))
         asr 1.00 [0.893, 1.00] (95 %, n = 32)
     """
@@ -129,6 +130,7 @@ def asr_curve(per_image_mse: Float[Tensor, " b"], points: int = 21) -> list[tupl
         EvaluationError: no images, or fewer than 2 points.
 
     Example:
+        >>> import torch
         >>> asr_curve(torch.tensor([0.0005, 0.05]), points=3)
         [(0.001, 0.5), (0.01, 0.5), (0.1, 1.0)]
     """

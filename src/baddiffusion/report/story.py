@@ -115,7 +115,7 @@ class Story:
     @property
     def acceptance(self) -> str:
         """What the rule of the paper's section 3.1 says about this model."""
-        return self.files.results["acceptance"]["sentence"] if self.files.results else ""
+        return self.files.results["acceptance"]["text"] if self.files.results else ""
 
     @property
     def progress(self) -> str:

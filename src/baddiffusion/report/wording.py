@@ -181,8 +181,8 @@ def number(value: float | int | None) -> str:
     r"""A number with three significant digits; powers of ten where zeros would hide it.
 
     Example:
-        >>> number(0.24057), number(3.845e-6), number(25600), number(None)
-        ('0.241', '3.85×10⁻⁶', '25\xa0600', '–')
+        >>> number(0.24057), number(2.2e-6), number(25600), number(None)
+        ('0.241', '2.20×10⁻⁶', '25\xa0600', '–')
     """
     if value is None:
         return "–"
