@@ -166,6 +166,10 @@ def _quality(sets: Sequence[SampleSet], data: ImageData) -> list[Estimate]:
     reference = metrics.features(data.read(chosen))
     name = f"{data.name}, a random choice"
     estimates = [metrics.baseline(reference, reference_name=name)]
+    part = min(most, count - most)
+    if part >= metrics.FD_LEAST:  # a Fréchet distance is biased by n: its baseline must have the n of the samples
+        measure = metrics.feature_frechet_distance
+        estimates.append(metrics.baseline(reference, measure, n=part, reference_name=name))
     for samples in sets:
         found = metrics.features(to_uint8(samples.images))
         measures = [metrics.kernel_distance]

@@ -186,6 +186,6 @@ def _line(estimate: Mapping[str, Any], measure: Measure) -> Line:
 def _protocol(estimate: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     entries = {"name": estimate["name"], "unit": estimate["unit"], "better": estimate["better"]}
     if estimate["low"] is not None:
-        entries["interval"] = f"{percent(estimate['level'])} confidence"
+        entries["confidence"] = percent(estimate["level"])
     entries |= estimate["protocol"]
     return tuple((name.replace("_", " "), str(value)) for name, value in entries.items() if value not in (None, ""))
