@@ -1,6 +1,8 @@
 import sys
 
 import pytest
+from rich.progress import Progress
+from rich.text import Text
 
 from baddiffusion.cli.naming import component_table, override
 from baddiffusion.cli.printing import count, duration, table
@@ -100,14 +102,22 @@ class TestBar:
         with watching() as watcher:
             assert isinstance(watcher, Bar)
             watcher.stage("train", 100, "images")
-            watcher.advance(40, "loss clean 0.0312  poisoned 0.0471  850 images/s")
+            watcher.advance(40)
             watcher.stage("sample [clean]", 8, "images")
             watcher.advance(8)
         told = capsys.readouterr()
         assert told.out == ""
         assert "100/100" in told.err  # a stage that another one follows is complete
-        assert "loss clean" in told.err
         assert "sample [clean]" in told.err  # no markup
+
+    def test_what_is_said_about_a_stage_stands_below_until_it_ends(self):
+        progress, note = Progress(), Text()
+        bar = Bar(progress, note)
+        bar.stage("train", 100, "images")
+        bar.advance(40, "loss clean 0.0312  poisoned 0.0471  850 images/s")
+        assert (progress.tasks[0].completed, note.plain) == (40, "loss clean 0.0312  poisoned 0.0471  850 images/s")
+        bar.stage("sample", 8, "images")
+        assert (progress.tasks[0].completed, progress.tasks[1].completed, note.plain) == (100, 0, "")
 
     def test_elsewhere_lines(self, capsys):
         with watching() as watcher:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from baddiffusion.cli.printing import count, duration, note
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
+    from rich.text import Text
 
 __all__ = ["Bar", "Lines", "watching"]
 
@@ -57,47 +58,52 @@ class Lines:
 
 
 class Bar:
-    """A bar for each stage, with the losses, the rate and the time left beside it."""
+    """A bar for each stage, and below them what is said about the one at hand: losses and images per second."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, note: Text) -> None:
         self._progress = progress
-        self._task = None
+        self._note = note
+        self._task: TaskID | None = None
         self._total = 0
 
     def stage(self, title: str, total: int, unit: str) -> None:
         """A stage begins; the one before it is complete."""
         self.finish()
         self._total = total
-        self._task = self._progress.add_task(title, total=total, unit=unit, note="")
+        self._task = self._progress.add_task(title, total=total, unit=unit)
 
     def advance(self, done: int, note: str = "") -> None:
         """So much of the stage is done."""
         if self._task is not None:
-            self._progress.update(self._task, completed=done, note=note)
+            self._progress.update(self._task, completed=done)
+            self._note.plain = note
 
     def finish(self) -> None:
         """The stage at hand is complete."""
         if self._task is not None:
             self._progress.update(self._task, completed=self._total)
+            self._note.plain = ""
 
 
 @contextmanager
-def watching() -> Iterator[Bar | Lines]:
+def watching() -> Generator[Bar | Lines, None, None]:
     """Make the watcher that fits where stderr goes."""
     if not sys.stderr.isatty():
         yield Lines()
         return
-    from rich.console import Console
+    from rich.console import Console, Group
+    from rich.live import Live
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         TextColumn("{task.completed}/{task.total} {task.fields[unit]}", markup=False),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = Bar(progress)
+    progress, note = Progress(*columns), Text()
+    with Live(Group(progress, note), console=Console(stderr=True)):
+        bar = Bar(progress, note)
         yield bar
         bar.finish()
