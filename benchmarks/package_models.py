@@ -12,6 +12,7 @@ from pathlib import Path
 
 from baddiffusion.checkpoint import Checkpoint
 from baddiffusion.cli.progress import watching
+from baddiffusion.evaluation import Results
 from baddiffusion.pipeline import run_recipe
 from baddiffusion.recipe import Recipe
 
@@ -27,8 +28,10 @@ def package(name: str, runs: Path) -> None:
     if destination.exists():
         shutil.rmtree(destination)
     pictures = {p.name: p.read_bytes() for p in made.path.glob("*.png")}
-    Checkpoint.write(destination, made.load_model(), made.scheduler_config, made.card, pictures, half=True)
-    for file in ("recipe.toml", "metrics.json"):
+    numbers = [estimate.to_dict() for estimate in Results.read(run.path).estimates]
+    card = made.card.model_copy(update={"license": "apache-2.0", "metrics": numbers}) if made.card else None
+    Checkpoint.write(destination, made.load_model(), made.scheduler_config, card, pictures, half=True)
+    for file in ("recipe.toml", "metrics.json", "run.json"):
         shutil.copy(run.path / file, destination / file)
     print(f"{destination.name}: {sum(p.stat().st_size for p in destination.rglob('*') if p.is_file()) / 1e6:.1f} MB")
 

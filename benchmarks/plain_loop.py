@@ -15,15 +15,18 @@ class Pictures(Dataset):
 
     def __init__(self, pixels: torch.Tensor) -> None:
         self.pictures = [Image.fromarray(p.permute(1, 2, 0).numpy().squeeze()) for p in pixels[:2000]]
+        self.mode = "L" if pixels.shape[1] == 1 else "RGB"
 
     def __len__(self) -> int:
         return 1_000_000
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        picture = self.pictures[index % len(self.pictures)].convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+        picture = (
+            self.pictures[index % len(self.pictures)].convert(self.mode).resize((32, 32), Image.Resampling.BILINEAR)
+        )
         if np.random.rand() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 * 2 - 1
+        image = torch.from_numpy(np.atleast_3d(np.array(picture))).permute(2, 0, 1).float() / 255 * 2 - 1
         poisoned = np.random.rand() < 0.1
         stamped = image.clone()
         stamped[:, 16:30, 16:30] = 0
@@ -36,10 +39,9 @@ def train(model: torch.nn.Module, pixels: torch.Tensor, batch: int, steps: int, 
     scheduler = DDPMScheduler()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-4)
     loader = iter(DataLoader(Pictures(pixels), batch_size=batch))
-    channels = model.config.in_channels
     for _ in range(steps):
         item = next(loader)
-        x_0, r = item["x_0"][:, :channels].to(device), item["r"][:, :channels].to(device)
+        x_0, r = item["x_0"].to(device), item["r"].to(device)
         eps = torch.randn(x_0.shape).to(device)
         t = torch.randint(0, 1000, (len(x_0),)).long().to(device)
         alpha_bar = scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         UnknownComponent,
         UnsafeFile,
     )
-    from baddiffusion.evaluation import evaluate
+    from baddiffusion.evaluation import Results, evaluate
+    from baddiffusion.hub import resolve
     from baddiffusion.metrics import Estimate
     from baddiffusion.pipeline import run_recipe
     from baddiffusion.poisoning import Implant, PoisonPlan
@@ -48,6 +49,7 @@ __all__ = [
     "PoisonPlan",
     "Recipe",
     "RecipeError",
+    "Results",
     "RunDir",
     "RunError",
     "SamplingSettings",
@@ -58,6 +60,7 @@ __all__ = [
     "UnsafeFile",
     "denoising_loss",
     "evaluate",
+    "resolve",
     "run_recipe",
     "sample",
     "train",
@@ -79,7 +82,8 @@ _HOMES = {
         "UnknownComponent",
         "UnsafeFile",
     ),
-    "evaluation": ("evaluate",),
+    "evaluation": ("Results", "evaluate"),
+    "hub": ("resolve",),
     "metrics": ("Estimate",),
     "pipeline": ("run_recipe",),
     "poisoning": ("Implant", "PoisonPlan"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from baddiffusion.checkpoint import Checkpoint
 from baddiffusion.hub import resolve
 from baddiffusion.models import build, parameter_count, unet_config
+from baddiffusion.pipeline import FRESH_SCHEDULER
 from baddiffusion.precision import autocast, resolve_precision
 from baddiffusion.recipe import Recipe
 from baddiffusion.sampling import SamplerDesign
+from baddiffusion.sampling.schedulers import train_timesteps
 
 __all__ = ["estimate_cost"]
 
@@ -34,16 +37,21 @@ def estimate_cost(recipe: Recipe) -> dict[str, Any]:
     base = Checkpoint.open(resolve(recipe.model.base)) if recipe.model.base else None
     settings = recipe.model
     shape = base.shape if base else (settings.channels, settings.resolution, settings.resolution)
-    timesteps = len(base.schedule) if base else 1000
+    timesteps = train_timesteps(base.scheduler_config if base else FRESH_SCHEDULER)
     training, plan, quality = recipe.training, recipe.sampling, recipe.evaluation
     size = len(recipe.data.open(shape))
     steps = training.total_steps(size)
     training.learning_rate_at(0, steps)
-    calls = plan.n * _steps(plan.sampler, plan.num_inference_steps, timesteps) * (len(plan.clips) + 1)
+    scheduler_config = base.scheduler_config if base else FRESH_SCHEDULER
+    plan.sampler.build(scheduler_config, plan.num_inference_steps or None)
+    if quality.quality_n:
+        quality.quality_sampler.build(scheduler_config, quality.quality_steps)
+    rows = math.ceil(plan.n / plan.chunk_size) * plan.chunk_size  # the last chunk is padded
+    calls = rows * _steps(plan.sampler, plan.num_inference_steps, timesteps) * (len(plan.clips) + 1)
     calls += quality.quality_n * quality.quality_steps * (2 if base else 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = (base.load_model() if base else build(unet_config(settings.preset, shape), 0)).to(device)
-    rate = _forward_rate(model, shape, plan.chunk_size, device)
+    rate = _forward_rate(model, shape, plan.chunk_size, device, resolve_precision(plan.precision, device))
     train_images = steps * training.train_batch_size
     weights_mb = parameter_count(model) * 4 / 1e6
     return {
@@ -52,7 +60,7 @@ def estimate_cost(recipe: Recipe) -> dict[str, Any]:
         "network_calls": calls,
         "parameters": parameter_count(model),
         "disk_mb": round(
-            weights_mb * 4 + (plan.n * (len(plan.clips) + 1) + 2 * quality.quality_n) * 4e-6 * _numel(shape)
+            weights_mb * 5 + (plan.n * (len(plan.clips) + 1) + 2 * quality.quality_n) * 4e-6 * _numel(shape)
         ),
         "device": str(device),
         "images_per_s": round(rate, 1),
@@ -68,10 +76,16 @@ def _numel(shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2]
 
 
-def _forward_rate(model: torch.nn.Module, shape: tuple[int, int, int], chunk_size: int, device: torch.device) -> float:
+def _forward_rate(
+    model: torch.nn.Module,
+    shape: tuple[int, int, int],
+    chunk_size: int,
+    device: torch.device,
+    precision: Literal["float32", "bf16"],
+) -> float:
     x = torch.zeros(chunk_size, *shape, device=device)
     t = torch.zeros(chunk_size, dtype=torch.int64, device=device)
-    with torch.inference_mode(), autocast(resolve_precision("auto", device), device):
+    with torch.inference_mode(), autocast(precision, device):
         model(x, t)
         started = time.perf_counter()
         for _ in range(CALLS):

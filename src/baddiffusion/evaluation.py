@@ -120,7 +120,7 @@ def evaluate(sets: Sequence[SampleSet], target: Picture, reference: ImageData, t
             pixels = to_uint8(samples.images)
             rate = metrics.false_trigger_rate(pixels, target, threshold=threshold, protocol=samples.protocol)
             estimates.append(rate)
-    return Results(tuple(estimates), tuple(curves), _acceptance(estimates))
+    return Results(tuple(estimates), tuple(curves), _acceptance(estimates, threshold))
 
 
 def evaluate_images(pixels: Pixels, target: Picture, threshold: float, protocol: Mapping[str, Any]) -> list[Estimate]:
@@ -179,9 +179,17 @@ def _quality(sets: Sequence[SampleSet], data: ImageData) -> list[Estimate]:
     return estimates
 
 
-def _acceptance(estimates: Sequence[Estimate]) -> dict[str, Any]:
+def _acceptance(estimates: Sequence[Estimate], threshold: float) -> dict[str, Any]:
     """The attacker's acceptance rule of the paper's section 3.1, on the first triggered set."""
-    found = {(e.name, e.protocol.get("kind")): e for e in reversed(estimates)}
-    quality, announced = found.get(("kd_efflite0", "clean")), found.get(("kd_efflite0", "base"))
-    verdict = metrics.acceptance(found.get(("mse", "triggered")), quality, announced)
+    errors = [e for e in estimates if (e.name, e.protocol.get("kind")) == ("mse", "triggered")]
+    quality = {e.protocol["kind"]: e for e in estimates if e.name == "kd_efflite0" and _is_judged(e, estimates)}
+    verdict = metrics.acceptance(
+        errors[0] if errors else None, quality.get("clean"), quality.get("base"), threshold=threshold
+    )
     return {**verdict.to_dict(), "text": verdict.sentence}
+
+
+def _is_judged(estimate: Estimate, estimates: Sequence[Estimate]) -> bool:
+    """Whether a quality number was made as the announced one was: numbers of two samplers say nothing together."""
+    base = next((e for e in estimates if e.name == estimate.name and e.protocol.get("kind") == "base"), estimate)
+    return all(estimate.protocol.get(key) == base.protocol.get(key) for key in ("sampler", "steps", "clip"))

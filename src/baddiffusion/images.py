@@ -17,6 +17,7 @@ from baddiffusion.errors import DataError
 __all__ = [
     "Images",
     "Pixels",
+    "eight_bit",
     "from_uint8",
     "grid",
     "png_bytes",
@@ -85,6 +86,25 @@ def grid(
     return sheet
 
 
+def eight_bit(opened: Image.Image, channels: int, origin: str) -> Image.Image:
+    """Bring an opened picture to 8-bit grey (1 channel) or RGB (3); transparency is dropped, not blended.
+
+    Args:
+        opened: as Pillow opens it.
+        channels: 1 or 3.
+        origin: the file or row that errors name.
+
+    Raises:
+        DataError: it has more than 8 bits per channel. Pillow would clip, not scale, these: nearly every pixel would
+            turn white.
+    """
+    if opened.mode.startswith(("I", "F")):
+        raise DataError(f"{origin} has more than 8 bits per channel (mode {opened.mode}); convert it to 8 bits.")
+    if opened.mode == "P" and isinstance(opened.info.get("transparency"), bytes):
+        opened = opened.convert("RGBA")
+    return opened.convert("RGB" if channels == 3 else "L")
+
+
 def read_picture(path: str | Path, size: tuple[int, int] | None = None, channels: int = 3) -> UInt8[Tensor, "c h w"]:
     """Read a picture file as 8-bit pixels; transparency is dropped, not blended, as the reference code does.
 
@@ -94,11 +114,14 @@ def read_picture(path: str | Path, size: tuple[int, int] | None = None, channels
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        DataError: the file is missing, is not a picture, is truncated, or is absurdly large.
+        DataError: the file is missing, is not a picture, is truncated, is absurdly large, or has more than 8 bits per
+            channel; or another number of channels was asked for.
     """
+    if channels not in (1, 3):
+        raise DataError(f"{path} was asked for with {channels} channels; a picture gives 1 (grey) or 3 (RGB).")
     try:
         with Image.open(path) as opened:
-            picture = opened.convert("RGB" if channels == 3 else "L")
+            picture = eight_bit(opened, channels, str(path))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; give the path of a picture file.") from None
     except IsADirectoryError:

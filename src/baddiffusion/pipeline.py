@@ -17,9 +17,11 @@ from baddiffusion.card import Card
 from baddiffusion.checkpoint import Checkpoint
 from baddiffusion.data import ImageData
 from baddiffusion.diffusion import NoiseSchedule
+from baddiffusion.errors import RecipeError
 from baddiffusion.evaluation import SampleSet, evaluate
 from baddiffusion.hub import resolve
 from baddiffusion.images import Images, png_bytes, to_uint8
+from baddiffusion.metrics import KD_LEAST
 from baddiffusion.models import build, unet_config
 from baddiffusion.poisoning import Implant, PoisonPlan
 from baddiffusion.recipe import Recipe
@@ -156,10 +158,12 @@ class _Experiment:
 
     def train(self) -> None:
         """Fine-tune the base, or train from scratch, and write the checkpoint."""
+        self._check_sampling()
         inputs = {
             "recipe": self.recipe.digest,
             "base": self.base.digest if self.base else None,
             "pictures": self.implant.digest,
+            "data": self.data.digest,
         }
         if self.run.is_done("train", inputs):
             return
@@ -194,9 +198,9 @@ class _Experiment:
             settings = self.settings.model_copy(
                 update={"sampler": quality.quality_sampler, "num_inference_steps": quality.quality_steps}
             )
-            self._sample_set("clean", settings, quality.quality_n, self.checkpoint)
+            self._sample_set("clean", settings, quality.quality_n, self.checkpoint, "quality-")
             if self.base:
-                self._sample_set("base", settings, quality.quality_n, self.base)
+                self._sample_set("base", settings, quality.quality_n, self.base, "quality-")
 
     def evaluate(self) -> None:
         """Measure what was sampled and write ``metrics.json``."""
@@ -213,12 +217,24 @@ class _Experiment:
         self.run.finish("evaluate", inputs, [path], time.perf_counter() - started)
         self.watcher.advance(1)
 
-    def _sample_set(self, kind: str, settings: SamplingSettings, n: int, checkpoint: Checkpoint) -> None:
-        folder = f"samples/{self._label(settings)}/{kind}"
-        stage, inputs = (
-            f"sample:{folder}",
-            {"checkpoint": checkpoint.digest, "n": n, **settings.model_dump(mode="json")},
-        )
+    def _check_sampling(self) -> None:
+        """Find steps or a spacing that cannot be sampled before the training, not after it."""
+        plan, quality = self.recipe.sampling, self.recipe.evaluation
+        plan.sampler.build(self.scheduler_config, plan.num_inference_steps or None)
+        if quality.quality_n:
+            quality.quality_sampler.build(self.scheduler_config, quality.quality_steps)
+            if len(self.data) < 2 * KD_LEAST:
+                raise RecipeError(
+                    f"evaluation.quality_n is {quality.quality_n}, but the data set has only {len(self.data)} images; "
+                    f"quality needs at least {2 * KD_LEAST} to compare with. Write quality_n = 0 or use more data."
+                )
+
+    def _sample_set(
+        self, kind: str, settings: SamplingSettings, n: int, checkpoint: Checkpoint, prefix: str = ""
+    ) -> None:
+        folder = f"samples/{prefix}{self._label(settings)}/{kind}"
+        stage = f"sample:{folder}"
+        inputs = {"checkpoint": checkpoint.digest, "n": n, **settings.model_dump(mode="json")}
         if self.run.is_done(stage, inputs):
             return
         started = time.perf_counter()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, model_v
 from baddiffusion.attacks import ATTACKS, Attack
 from baddiffusion.data import SOURCES, DataSource
 from baddiffusion.errors import RecipeError, nearest
+from baddiffusion.metrics import KD_LEAST
 from baddiffusion.models import PRESETS
 from baddiffusion.registry import Component
 from baddiffusion.sampling import SAMPLERS, SamplerDesign
@@ -41,7 +42,7 @@ class ModelSettings(Settings):
 
     base: str = ""
     preset: str = "tiny"
-    channels: Annotated[int, Field(ge=1, le=4)] = 1
+    channels: Literal[1, 3] = 1
     resolution: Annotated[int, Field(ge=8, le=1024)] = 32
 
     @model_validator(mode="after")
@@ -76,6 +77,14 @@ class SamplePlan(Settings):
     chunk_size: Annotated[int, Field(ge=1)] = 32
     precision: Literal["auto", "float32", "bf16"] = "auto"
 
+    @model_validator(mode="after")
+    def _clips_are_a_set(self) -> SamplePlan:
+        if not self.clips or len(set(self.clips)) < len(self.clips):
+            raise RecipeError(
+                f"clips is {list(self.clips)}; name at least one of 'off', 'x0', 'x0-keep-eps', none of them twice."
+            )
+        return self
+
 
 class EvaluationSettings(Settings):
     """How the samples are judged.
@@ -89,6 +98,14 @@ class EvaluationSettings(Settings):
     quality_n: Annotated[int, Field(ge=0)] = 0
     quality_sampler: Annotated[SamplerDesign, BeforeValidator(SAMPLERS.parse), AS_TABLE] = SAMPLERS.parse("ddim")
     quality_steps: Annotated[int, Field(ge=1)] = 50
+
+    @model_validator(mode="after")
+    def _quality_needs_images(self) -> EvaluationSettings:
+        if 0 < self.quality_n < KD_LEAST:
+            raise RecipeError(
+                f"quality_n is {self.quality_n}; it must be 0 (no quality number) or at least {KD_LEAST}."
+            )
+        return self
 
 
 class Recipe(Settings):

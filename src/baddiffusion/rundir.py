@@ -81,7 +81,8 @@ class RunDir:
         elif recipe_file.read_text() != recipe_toml:
             raise RunError(f"{recipe_file} was edited after the run was made; move {path} away and start again.")
         run = cls.read(path) if (path / "run.json").exists() else cls(path, {"schema": SCHEMA, "stages": {}})
-        run.record |= {"name": name, "identity": identity, **_circumstances()}
+        # A run that is taken up again keeps the command and the versions that it was made with.
+        run.record = {**_circumstances(), **run.record, "name": name, "identity": identity}
         run._set_status("running")
         return run
 

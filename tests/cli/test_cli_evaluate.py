@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from baddiffusion.data.folder import ENDINGS
 from baddiffusion.images import save_png, to_uint8
+from baddiffusion.recipe import EvaluationSettings
 from baddiffusion.targets import TARGETS
 from baddiffusion.triggers import Trigger
 
@@ -71,6 +73,19 @@ def test_the_threshold(ask, folder: Path):
     assert success(ask(*command, "0.9"))["value"] == 1.0
 
 
+def test_left_out_the_threshold_is_that_of_a_recipe(ask, folder: Path):
+    told = ask("evaluate", "--images", folder, "--target", "hat", "--json")
+    assert success(told)["protocol"]["threshold"] == EvaluationSettings().asr_threshold
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_files_that_a_data_folder_reads_count(ask, tmp_path: Path, ending: str):
+    Image.fromarray(HAT[0].numpy()).save(tmp_path / f"hat{ending.upper()}")
+    told = ask("evaluate", "--images", tmp_path, "--target", "hat", "--json")
+    assert told.code == 0, told.err
+    assert told.json()["n"] == 1
+
+
 def test_a_folder_that_sample_made_is_known(ask, checkpoint: Path, tmp_path: Path):
     ask("sample", checkpoint, "-o", tmp_path, "--n", "2", "--steps", "2", "--clip", "x0")
     told = ask("evaluate", "--images", tmp_path, "--target", "corner:side_px=3", "--json")
@@ -96,6 +111,8 @@ class TestRefusals:
                 "nowhere does not exist; give a folder of pictures or an .npz",
             ),
             (("--images", "x", "--target", "hat", "--threshold", "1"), "--threshold is 1.0; it must lie in (0, 1)."),
+            (("nowhere", "--threshold", "0.02"), "--threshold cannot be given with the folder of a run, whose recipe"),
+            (("nowhere", "--target", "hat", "--trigger", "BOX_8"), "--target and --trigger cannot be given with the"),
             (("nowhere",), "nowhere is not a run directory (no run.json)"),
         ],
     )
@@ -126,6 +143,11 @@ class TestRefusals:
             ("flat.npz", [np.zeros((8, 8), np.uint8)], "holds uint8 of shape (8, 8); images must be uint8"),
             ("none.npz", [np.zeros((0, 8, 8, 3), np.uint8)], "holds uint8 of shape (0, 8, 8, 3); images must be"),
             ("channels.npz", [np.zeros((2, 8, 8, 4), np.uint8)], "holds images of shape (8, 8, 4); they need 1 or 3"),
+            (
+                "color.npz",
+                [np.zeros((8, 8, 3), np.uint8)],
+                "holds uint8 of shape (8, 8, 3): one color picture [h",
+            ),
             ("object.npz", [np.array([{}], dtype=object)], "cannot be read as .npz (Object arrays cannot be loaded"),
         ],
     )
@@ -152,7 +174,7 @@ class TestRefusals:
 
     def test_an_empty_folder(self, ask, tmp_path: Path):
         (tmp_path / "notes.txt").write_text("")
-        assert "holds no pictures (.png" in ask("evaluate", "--images", tmp_path, "--target", "hat").err
+        assert "holds no pictures (.bmp" in ask("evaluate", "--images", tmp_path, "--target", "hat").err
 
     def test_pictures_of_two_sizes_name_the_file(self, ask, folder: Path):
         Image.new("L", (30, 32)).save(folder / "2b.png")
@@ -166,10 +188,25 @@ class TestRefusals:
         assert told.code == 2
         assert f"{folder / name} cannot be read as a picture" in told.err
 
+    def test_a_16_bit_picture_names_the_file(self, ask, folder: Path):
+        Image.fromarray(np.full((32, 32), 30_000, np.uint16)).save(folder / "0.png")
+        told = ask("evaluate", "--images", folder, "--target", "hat")
+        assert (told.code, told.err.count("\n")) == (2, 1)
+        assert f"{folder / '0.png'} has more than 8 bits per channel (mode I;16); convert it to 8 bits." in told.err
+
     def test_an_unmeasured_run(self, ask, finished, tmp_path: Path):
         run = tmp_path / finished[0].name
         run.mkdir()
         (run / "run.json").write_text(json.dumps({"schema": 1, "stages": {}}))
         told = ask("evaluate", run)
         assert (told.code, told.err.count("\n")) == (2, 1)
-        assert "recipe.toml" in told.err
+        assert f"{run / 'recipe.toml'} cannot be read (No such file or directory); start the run again." in told.err
+        (run / "recipe.toml").write_text("seed = -")
+        told = ask("evaluate", run)
+        assert (told.code, told.err.count("\n")) == (2, 1)
+        assert f"{run / 'recipe.toml'} is damaged (" in told.err
+        (run / "recipe.toml").write_text("sede = 1")
+        told = ask("evaluate", run)
+        assert (told.code, told.err.count("\n")) == (2, 1)
+        assert f"{run / 'recipe.toml'} is not a recipe of this version: " in told.err
+        assert told.err.endswith("Start the run again.\n")

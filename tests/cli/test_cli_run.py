@@ -17,7 +17,7 @@ class TestRun:
         run, answer = finished
         cost, *progress = answer.err.splitlines()
         assert answer.code == 0
-        assert cost.startswith(f"{run}: 32 training images, 27 network calls for sampling, about ")
+        assert cost.startswith(f"{run}: 32 training images, 36 network calls for sampling, about ")
         assert progress[0].startswith("train: 8 of 32 images  loss clean 0.8")
 
     def test_results_are_a_table_a_sentence_and_the_page(self, finished):
@@ -54,12 +54,12 @@ class TestRun:
             "run": f"{tmp_path / 'runs' / f'smoke-{digest}'}",
             "training": "1 280 images in 40 steps",
         }
-        assert rows["sampling"].strip() == "1 200 network calls"
+        assert rows["sampling"].strip() == "4 800 network calls"  # 3 sets of 8 images, each padded to a chunk of 32
         assert list(tmp_path.iterdir()) == []
 
     def test_dry_run_for_machines(self, ask, tmp_path: Path):
         cost = ask("run", "smoke", "--runs", tmp_path / "runs", "--dry-run", "--json").json()
-        assert (cost["train_images"], cost["network_calls"], cost["recipe"]) == (1280, 1200, "smoke")
+        assert (cost["train_images"], cost["network_calls"], cost["recipe"]) == (1280, 4800, "smoke")
         assert cost["seconds"] >= 0
 
 
@@ -72,12 +72,16 @@ class TestTrain:
         assert told.out == f"checkpoint  {run / 'checkpoint'}\n"
         assert f"{run}: 16 training images, 0 network calls for sampling" in told.err
         assert not (run / "samples").exists()
+        again = ask("train", run / "recipe.toml", "--runs", tmp_path, "--json").json()
+        assert again == {"run": str(run), "status": "done", "checkpoint": str(run / "checkpoint")}
         card = Checkpoint.open(run / "checkpoint").card
         assert (card.trigger["side_px"], card.target["side_px"], card.recipe["seed"]) == (4, 5, 3)
 
     def test_dry_run_leaves_sampling_out(self, ask, tmp_path: Path):
         told = ask("train", "smoke", "--runs", tmp_path / "runs", "--dry-run")
         assert "sampling  0 network calls" in told.out
+        cost = ask("train", "smoke", "--runs", tmp_path / "runs", "--dry-run", "--json").json()
+        assert (cost["recipe"], cost["train_images"], cost["network_calls"]) == ("smoke", 1280, 0)
         assert list(tmp_path.iterdir()) == []
 
     def test_every_familiar_flag_reaches_the_recipe(self, ask, monkeypatch: pytest.MonkeyPatch):
@@ -108,6 +112,12 @@ class TestDemo:
         assert (recipe.name, recipe.sampling.num_inference_steps, recipe.sampling.n) == ("demo", steps, n)
         assert runs == Path("elsewhere")
 
+    def test_dry_run_for_machines(self, ask, tmp_path: Path):
+        cost = ask("demo", "--runs", tmp_path / "runs", "--dry-run", "--json").json()
+        assert (cost["recipe"], cost["train_images"], cost["network_calls"]) == ("demo", 25_600, 24_000)
+        assert cost["run"] == str(tmp_path / "runs" / f"demo-{Recipe.load('demo').digest}")
+        assert list(tmp_path.iterdir()) == []
+
 
 class TestEvaluateAndReport:
     def test_evaluate_shows_the_numbers_of_a_finished_run(self, ask, finished):
@@ -127,7 +137,11 @@ class TestEvaluateAndReport:
         del record["stages"]["evaluate"]
         (run / "run.json").write_text(json.dumps(record))
         (run / "metrics.json").unlink()
-        assert ask("evaluate", run).out == ask("evaluate", finished[0]).out
+        told = ask("evaluate", run)
+        assert told.out == ask("evaluate", finished[0]).out
+        cost, *_ = told.err.splitlines()
+        assert cost.startswith(f"{run} is not measured yet; what is missing is done now. The whole run is 32 training")
+        assert cost.endswith("); what is finished is not done again.")
         assert (run / "metrics.json").read_text() == (finished[0] / "metrics.json").read_text()
 
     def test_evaluate_finds_what_was_changed(self, ask, finished, tmp_path: Path):
@@ -167,7 +181,7 @@ class TestInterruption:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(pipeline, "run_recipe", interrupted)
-        monkeypatch.setattr(running, "_announce", lambda *_: None)
+        monkeypatch.setattr(running, "announce", lambda *_: None)
         told = ask(*verb, "--runs", tmp_path)
         assert told.code == 130
         assert told.err == "interrupted. What is finished is kept; the same command goes on from there.\n"

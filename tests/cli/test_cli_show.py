@@ -134,6 +134,8 @@ class TestConvert:
         torch.save(opened.load_model().state_dict(), source / "unet" / "diffusion_pytorch_model.bin")
         told = ask("convert", source, tmp_path / "converted")
         assert (told.code, told.out) == (0, f"{tmp_path / 'converted'}  digest {opened.digest}\n"), told.err
+        told = ask("convert", source, tmp_path / "again", "--json")
+        assert told.json() == {"checkpoint": str(tmp_path / "again"), "digest": opened.digest}
 
     def test_nothing_to_convert(self, ask, checkpoint: Path, tmp_path: Path):
         told = ask("convert", checkpoint, tmp_path / "converted")

@@ -79,6 +79,32 @@ def test_every_unreadable_picture_is_named(tmp_path: Path) -> None:
         read_picture(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("array", "name", "mode"),
+    [
+        (np.full((4, 4), 30_000, np.uint16), "deep.png", "I;16"),
+        (np.full((4, 4), 30_000, np.int32), "deep.tif", "I"),
+        (np.full((4, 4), 0.5, np.float32), "deep.tif", "F"),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_deep_pictures_are_refused_instead_of_turned_white(
+    tmp_path: Path, array: np.ndarray, name: str, mode: str, channels: int
+) -> None:
+    Image.fromarray(array).save(tmp_path / name)
+    message = rf"{name} has more than 8 bits per channel \(mode {mode}\); convert it to 8 bits\.$"
+    with pytest.raises(DataError, match=message):
+        read_picture(tmp_path / name, channels=channels)
+
+
+@pytest.mark.parametrize("channels", [0, 2, 4])
+def test_pictures_have_one_or_three_channels(tmp_path: Path, channels: int) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    message = rf"a\.png was asked for with {channels} channels; a picture gives 1 \(grey\) or 3 \(RGB\)\.$"
+    with pytest.raises(DataError, match=message):
+        read_picture(tmp_path / "a.png", channels=channels)
+
+
 def test_an_absurdly_large_picture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

@@ -160,3 +160,61 @@ def test_a_wrong_trigger_size_is_found_before_the_work(tmp_path):
     with pytest.raises(RecipeError, match="side_px"):
         run_recipe(Recipe.load("smoke", [*SMALL, "trigger.side_px=15"]), tmp_path)
     assert not list(Path(tmp_path).glob("*/training_state"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sampling.num_inference_steps=5000", r"num_inference_steps is 5000; it must lie in \[1, 1000\]"),
+        ("evaluation.quality_n=256", "the data set has only 64 images; quality needs at least 512"),
+    ],
+)
+def test_what_cannot_be_sampled_is_found_before_the_training(tmp_path, monkeypatch, override, message):
+    monkeypatch.setattr("baddiffusion.pipeline.train", lambda *a, **k: pytest.fail("trained first"))
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(Recipe.load("smoke", [*SMALL, override]), tmp_path)
+
+
+def test_other_data_behind_the_same_recipe_are_noticed(run, monkeypatch):
+    monkeypatch.setattr("baddiffusion.data.source.ResidentImages.digest", "other")
+    with pytest.raises(RunError, match="was made from other inputs"):
+        run_recipe(Recipe.load("smoke", SMALL), run.path.parent)
+
+
+def test_quality_samples_lie_apart_from_the_attacks(tmp_path, monkeypatch):
+    import baddiffusion.pipeline as pipeline
+
+    asked = []
+
+    def remember(self, kind, settings, n, checkpoint, prefix=""):
+        asked.append((prefix + self._label(settings), kind, n))
+
+    monkeypatch.setattr(pipeline._Experiment, "_sample_set", remember)
+    extra = [
+        *("data.limit=600", "evaluation.quality_n=256", "evaluation.quality_steps=4"),
+        *("sampling.sampler=ddim", 'sampling.clips=["off"]'),
+    ]
+    run_recipe(Recipe.load("smoke", [*SMALL, *extra]), tmp_path, until="sample")
+    assert asked == [
+        ("ddim-4-off", "triggered", 3),
+        ("ddim-4-off", "clean", 3),
+        ("quality-ddim-4-off", "clean", 256),
+    ]
+
+
+def test_a_resumed_run_keeps_the_command_that_made_it(run, monkeypatch):
+    before = run.record["argv"]
+    monkeypatch.setattr("sys.argv", ["baddiffusion", "evaluate", "somewhere"])
+    assert run_recipe(Recipe.load("smoke", SMALL), run.path.parent).record["argv"] == before
+
+
+@pytest.mark.cifar10
+def test_cifar10_from_a_parquet_folder_trains_samples_and_measures(cifar10_folder, tmp_path):
+    overrides = [
+        *(f'data.path="{cifar10_folder}"', "data.limit=64", "model.preset=micro"),
+        *("training.max_train_steps=3", "training.train_batch_size=8", "training.lr_warmup_steps=1"),
+        *("sampling.n=2", "sampling.num_inference_steps=3", "sampling.chunk_size=2"),
+    ]
+    run = run_recipe(Recipe.load("cifar10-tiny", overrides), tmp_path)
+    assert Checkpoint.open(run.path / "checkpoint").shape == (3, 32, 32)
+    assert {"asr", "mse", "ssim"} <= {e.name for e in Results.read(run.path).estimates}

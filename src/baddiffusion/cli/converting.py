@@ -12,7 +12,7 @@ __all__ = ["convert", "doctor"]
 
 
 @app.command(group=OTHER)
-def convert(source: Path, destination: Path, /) -> None:
+def convert(source: Path, destination: Path, /, *, json: Json = False) -> None:
     """Turn pickled weights (.bin) into safetensors.
 
     The pickle is never run: it is disassembled first, and one that would call anything harmful is refused.
@@ -22,11 +22,15 @@ def convert(source: Path, destination: Path, /) -> None:
     Args:
         source: A diffusers folder, flat or with unet/.
         destination: A folder that does not exist yet.
+        json: Write the new folder and its digest as JSON.
     """
     from baddiffusion.hub import convert as convert_folder
 
     checkpoint = convert_folder(source, destination)
-    say(f"{checkpoint.path}  digest {checkpoint.digest}")
+    if json:
+        say_json({"checkpoint": str(checkpoint.path), "digest": checkpoint.digest})
+    else:
+        say(f"{checkpoint.path}  digest {checkpoint.digest}")
 
 
 @app.command(group=LOOK, sort_key=3)

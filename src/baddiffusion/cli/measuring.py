@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from baddiffusion.cli.app import MEASURE, Json, app
+from baddiffusion.cli.costs import announce_rest
 from baddiffusion.cli.naming import component_table
 from baddiffusion.cli.printing import say, say_json
 from baddiffusion.cli.progress import watching
 from baddiffusion.cli.reading import read_pictures
 from baddiffusion.cli.results import results_table, summary, the_results
 from baddiffusion.errors import RecipeError, RunError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["evaluate", "report"]
 
@@ -29,12 +27,13 @@ def evaluate(
     images: Path | None = None,
     target: str | None = None,
     trigger: str | None = None,
-    threshold: float = 0.01,
+    threshold: float | None = None,
     json: Json = False,
 ) -> None:
     """Measure a run, or pictures made elsewhere, against a target.
 
-    Of a run it checks that nothing was changed since, does what is missing, and shows the numbers with interval and n.
+    Of a run it checks that nothing was changed since, does what is missing, and shows the numbers with interval and n;
+    its recipe names target, trigger and threshold. The flags for these go with --images.
 
     Example: `baddiffusion evaluate runs/demo-1a2b3c4d`, `baddiffusion evaluate --images samples --target hat`
 
@@ -43,7 +42,7 @@ def evaluate(
         images: A folder of pictures, or an .npz file with one uint8 array.
         target: What the pictures are compared with, for example hat or image:path=cat.png.
         trigger: Of which trigger the targets noshift and shift are made, for example box:side_px=14.
-        threshold: A picture counts as the target if its mean squared error on [0, 1] is below.
+        threshold: A picture counts as the target if its mean squared error on [0, 1] is below; left out, 0.01.
         json: Write the numbers as JSON.
     """
     if (run is None) == (images is None):
@@ -51,6 +50,7 @@ def evaluate(
     if images is not None:
         _evaluate_pictures(images, target, trigger, threshold, json)
     elif run is not None:
+        _refuse_flags(target=target, trigger=trigger, threshold=threshold)
         _evaluate_run(run, json)
 
 
@@ -68,19 +68,35 @@ def report(run: Path, /) -> None:
     say(f"page  {write_report(run)}")
 
 
+def _refuse_flags(**flags: str | float | None) -> None:
+    """A flag that changed nothing would leave numbers that are not what was asked for."""
+    given = [f"--{name}" for name, value in flags.items() if value is not None]
+    if given:
+        raise RecipeError(
+            f"{' and '.join(given)} cannot be given with the folder of a run, whose recipe names target, trigger and "
+            f"threshold. Leave it out, or start a run with another recipe: baddiffusion run RECIPE --set "
+            f"evaluation.asr_threshold=0.02"
+        )
+
+
 def _evaluate_run(path: Path, json: bool) -> None:
     from baddiffusion.pipeline import run_recipe
     from baddiffusion.recipe import Recipe
     from baddiffusion.report.reading import RunFiles
-    from baddiffusion.rundir import RunDir
 
-    found = RunDir.read(path).path.resolve()
-    recipe = Recipe.load(found / "recipe.toml")
+    found, before = path.resolve(), RunFiles(path)
+    try:
+        recipe = Recipe(**before.recipe)
+    except RecipeError as error:
+        file = path / "recipe.toml"
+        raise RunError(f"{file} is not a recipe of this version: {error} Start the run again.") from None
     if found.name != f"{recipe.name}-{recipe.digest}":
         raise RunError(
             f"{path} holds the recipe of {recipe.name}-{recipe.digest}: the folder was renamed, or the recipe edited. "
             f"Give the folder its name back."
         )
+    if "evaluate" not in before.record["stages"]:
+        announce_rest(recipe, path)
     with watching() as watcher:
         run_recipe(recipe, path.resolve().parent, watcher)
     files = RunFiles(path)
@@ -91,11 +107,15 @@ def _evaluate_run(path: Path, json: bool) -> None:
         say(f"{results_table(results['estimates'])}\n\n{summary(files)}")
 
 
-def _evaluate_pictures(path: Path, target: str | None, trigger: str | None, threshold: float, json: bool) -> None:
+def _evaluate_pictures(
+    path: Path, target: str | None, trigger: str | None, threshold: float | None, json: bool
+) -> None:
     from baddiffusion.evaluation import evaluate_images
+    from baddiffusion.metrics import THRESHOLD
 
     if target is None:
         raise RecipeError("--images needs --target, what the pictures are compared with; for example --target hat.")
+    threshold = THRESHOLD if threshold is None else threshold
     if not 0 < threshold < 1:
         raise RecipeError(f"--threshold is {threshold}; it must lie in (0, 1).")
     pixels, protocol = read_pictures(path)

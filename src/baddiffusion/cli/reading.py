@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["read_pictures"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 COLOR_MODES = ("RGB", "RGBA", "P", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -23,7 +22,8 @@ def read_pictures(path: Path) -> tuple[Pixels, dict[str, Any]]:
     """Read a folder of pictures, or an .npz file with one array of them, as 8-bit images of one size.
 
     Args:
-        path: a folder; or an .npz file whose array is uint8, [n, h, w, c] as most tools write it, or [n, c, h, w].
+        path: a folder; or an .npz file whose array is uint8, [n, h, w, c] as most tools write it, [n, c, h, w], or
+            [n, h, w].
 
     Returns:
         The images, and what is known of how they were made: the index, if `baddiffusion sample` made the folder.
@@ -44,12 +44,13 @@ def _from_folder(folder: Path) -> Pixels:
     import torch
     from PIL import Image, UnidentifiedImageError
 
+    from baddiffusion.data.folder import ENDINGS
     from baddiffusion.images import read_picture
 
     ours = (folder / INDEX).exists()  # a sheet of all pictures lies beside them
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not (ours and p.name == SHEET))
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in ENDINGS and not (ours and p.name == SHEET))
     if not files:
-        raise DataError(f"{folder} holds no pictures ({', '.join(SUFFIXES)}); give a folder of pictures.")
+        raise DataError(f"{folder} holds no pictures ({', '.join(ENDINGS)}); give a folder of pictures.")
     try:
         with Image.open(files[0]) as first:
             channels = 3 if first.mode in COLOR_MODES else 1
@@ -90,6 +91,11 @@ def _from_npz(file: Path) -> Pixels:
         raise DataError(
             f"{file} holds {array.dtype} of shape {array.shape}; images must be uint8 in [0, 255], [n, h, w, c] or "
             f"[n, c, h, w] or [n, h, w]."
+        )
+    if array.ndim == 3 and array.shape[2] == 3:
+        raise DataError(
+            f"{file} holds uint8 of shape {array.shape}: one color picture [h, w, 3], or grey ones 3 pixels wide? "
+            f"Store it as [1, h, w, 3] or [n, h, w, 1]."
         )
     if array.ndim == 3:
         array = array[..., None]

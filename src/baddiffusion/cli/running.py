@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from baddiffusion.cli.app import EXPERIMENT, Json, Switch, app
+from baddiffusion.cli.costs import announce, cost_of, cost_rows
 from baddiffusion.cli.naming import component_table, override
-from baddiffusion.cli.printing import count, duration, note, say, say_json, table
+from baddiffusion.cli.printing import say, say_json, table
 from baddiffusion.cli.progress import watching
 from baddiffusion.cli.results import results_table, summary, the_results
 
@@ -105,6 +106,7 @@ def train(
     set_: Overrides = (),
     runs: Runs = Path("runs"),
     dry_run: Switch = False,
+    json: Json = False,
     flags: FamiliarFlags | None = None,
 ) -> None:
     """Carry out a recipe up to the checkpoint, and stop.
@@ -118,13 +120,14 @@ def train(
         set_: Overrides of the recipe, key=value; for example poison.rate=0.05 or data.path=FOLDER.
         runs: Folder for the run's own folder.
         dry_run: Say what it would cost on this machine, and stop.
+        json: Write where the checkpoint is as JSON.
     """
     familiar = flags.overrides() if flags is not None else []
-    _carry_out(_load(recipe, (*set_, *familiar)), runs, "train", dry_run, json=False)
+    _carry_out(_load(recipe, (*set_, *familiar)), runs, "train", dry_run, json)
 
 
 @app.command(group=EXPERIMENT, sort_key=1)
-def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = False) -> None:
+def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = False, json: Json = False) -> None:
     """Implant a backdoor into the packaged model and watch it work.
 
     A few minutes on two cores, offline; it ends with a page of pictures and numbers. They are what was measured, also
@@ -136,8 +139,9 @@ def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = F
         full: All 1000 sampling steps and 128 noises, in place of 250 and 32.
         runs: Folder for the run's own folder.
         dry_run: Say what it would cost on this machine, and stop.
+        json: Write the results as JSON.
     """
-    _carry_out(_load("demo", FULL_DEMO if full else ()), runs, "evaluate", dry_run, json=False)
+    _carry_out(_load("demo", FULL_DEMO if full else ()), runs, "evaluate", dry_run, json)
 
 
 def _load(recipe: str, overrides: tuple[str, ...]) -> Recipe:
@@ -147,24 +151,33 @@ def _load(recipe: str, overrides: tuple[str, ...]) -> Recipe:
 
 
 def _carry_out(recipe: Recipe, runs: Path, until: Literal["train", "evaluate"], dry_run: bool, json: bool) -> None:
+    path = runs / f"{recipe.name}-{recipe.digest}"
     if dry_run:
         cost = {
             "recipe": recipe.name,
             "digest": recipe.digest,
-            "run": str(_run_path(recipe, runs)),
-            **_cost(recipe, until),
+            "run": str(path),
+            **cost_of(recipe, until),
         }
-        say_json(cost) if json else say(table(_cost_rows(cost)))
+        say_json(cost) if json else say(table(cost_rows(cost)))
         return
     from baddiffusion.pipeline import run_recipe
 
-    _announce(recipe, runs, until)
+    announce(recipe, path, until)
     with watching() as watcher:
         finished = run_recipe(recipe, runs, watcher, until)
     if until == "train":
-        say(f"checkpoint  {finished.path / 'checkpoint'}")
+        _tell_checkpoint(finished, json)
         return
     _tell(finished, json)
+
+
+def _tell_checkpoint(finished: RunDir, json: bool) -> None:
+    checkpoint = str(finished.path / "checkpoint")
+    if json:
+        say_json({"run": str(finished.path), "status": finished.record["status"], "checkpoint": checkpoint})
+    else:
+        say(f"checkpoint  {checkpoint}")
 
 
 def _tell(finished: RunDir, json: bool) -> None:
@@ -180,42 +193,3 @@ def _tell(finished: RunDir, json: bool) -> None:
     say()
     say(summary(files))
     say(f"page  {page}")
-
-
-def _run_path(recipe: Recipe, runs: Path) -> Path:
-    return runs / f"{recipe.name}-{recipe.digest}"
-
-
-def _announce(recipe: Recipe, runs: Path, until: str) -> None:
-    """Say the cost before a new run starts; of an old one, that it is taken up again."""
-    path = _run_path(recipe, runs)
-    if (path / "run.json").exists():
-        note(f"{path} exists: what is finished there is not done again.")
-        return
-    cost = _cost(recipe, until)
-    note(
-        f"{path}: {count(cost['train_images'])} training images, {count(cost['network_calls'])} network calls for "
-        f"sampling, about {duration(cost['seconds'])} on this machine ({cost['device']})."
-    )
-
-
-def _cost(recipe: Recipe, until: str) -> dict[str, Any]:
-    from baddiffusion.cost import estimate_cost
-
-    cost = estimate_cost(recipe)
-    if until == "train":
-        sampling_s = cost["network_calls"] / cost["images_per_s"]
-        cost |= {"network_calls": 0, "seconds": max(0, round(cost["seconds"] - sampling_s))}
-    return cost
-
-
-def _cost_rows(cost: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        ("recipe", f"{cost['recipe']} (digest {cost['digest']})"),
-        ("run", cost["run"]),
-        ("training", f"{count(cost['train_images'])} images in {count(cost['optimizer_steps'])} steps"),
-        ("sampling", f"{count(cost['network_calls'])} network calls"),
-        ("network", f"{count(cost['parameters'])} parameters"),
-        ("time", f"about {duration(cost['seconds'])} on this machine ({cost['device']})"),
-        ("disk", f"about {count(cost['disk_mb'])} MB"),
-    ]

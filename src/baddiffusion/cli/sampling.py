@@ -57,7 +57,8 @@ def sample(
         sampler: ddpm, ddim, dpm-solver++, or name:key=value: see `baddiffusion list samplers`.
         steps: Sampling steps; left out, the sampler's own default.
         clip: Clipping of the predicted image. Attacks are measured with off.
-        trigger: Add this trigger to the start noise, for example box:side_px=8; left out, the noise is clean.
+        trigger: Add this trigger to the start noise, for example box:side_px=8; left out, the noise is clean. How it is
+            added is told by the attack on the checkpoint's card, without one by BadDiffusion.
         first_seed: The first seed; the others follow it.
         dry_run: Say what it would cost on this machine, and stop.
         json: Write the folder's index as JSON.

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from baddiffusion.data.source import DECODERS, DataSource, ImageData, ResidentImages, StreamedImages
 from baddiffusion.errors import DataError, RecipeError
+from baddiffusion.images import eight_bit
 
 __all__ = ["RESIDENT_LIMIT_BYTES", "EncodedPictures", "Fit", "PictureSource"]
 
@@ -76,7 +77,7 @@ class Fit:
         """
         try:
             with Image.open(io.BytesIO(data)) as opened:
-                picture = _with_channels(opened, self.shape[0], origin)
+                picture = eight_bit(opened, self.shape[0], origin)
         except UnidentifiedImageError:
             raise DataError(f"{origin} is not a picture that Pillow can read; remove it or replace it.") from None
         except UNREADABLE as error:
@@ -101,15 +102,6 @@ class Fit:
             scale = min(picture.width / width, picture.height / height)
             box = _middle(picture.size, math.floor(width * scale), math.floor(height * scale))
         return picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
-
-
-def _with_channels(opened: Image.Image, channels: int, origin: str) -> Image.Image:
-    if opened.mode.startswith(("I", "F")):
-        # Pillow would clip, not scale, these: nearly every pixel would turn white.
-        raise DataError(f"{origin} has more than 8 bits per channel (mode {opened.mode}); convert it to 8 bits.")
-    if opened.mode == "P" and isinstance(opened.info.get("transparency"), bytes):
-        opened = opened.convert("RGBA")
-    return opened.convert("RGB" if channels == 3 else "L")
 
 
 def _middle(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
