@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -68,7 +69,8 @@ class RunDir:
         """Open ``root/name-identity``, making it if it is new; the identity is the hash of the resolved recipe.
 
         Raises:
-            RunError: the folder holds another recipe, a newer schema, or is not a run at all.
+            RunError: the folder holds another recipe, a newer schema, or is not a run at all; or another process works
+                on it.
         """
         path = root / f"{name}-{identity}"
         recipe_file = path / "recipe.toml"
@@ -80,10 +82,11 @@ class RunDir:
             )
         elif recipe_file.read_text() != recipe_toml:
             raise RunError(f"{recipe_file} was edited after the run was made; move {path} away and start again.")
-        run = cls.read(path) if (path / "run.json").exists() else cls(path, {"schema": SCHEMA, "stages": {}})
-        # A run that is taken up again keeps the command and the versions that it was made with.
-        run.record = {**_circumstances(), **run.record, "name": name, "identity": identity}
-        run._set_status("running")
+        with _locked(path):  # else the record of a process at work would be written over
+            run = cls.read(path) if (path / "run.json").exists() else cls(path, {"schema": SCHEMA, "stages": {}})
+            # A run that is taken up again keeps the command and the versions that it was made with.
+            run.record = {**_circumstances(), **run.record, "name": name, "identity": identity}
+            run._set_status("running")
         return run
 
     @classmethod
@@ -109,16 +112,24 @@ class RunDir:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Mark the run as done, interrupted or failed when the block ends; every exception goes on."""
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._set_status("interrupted")
-            raise
-        except Exception as error:
-            self._set_status("failed", f"{type(error).__name__}: {error}")
-            raise
-        self._set_status("done")
+        """Mark the run as done, interrupted or failed when the block ends; every exception goes on.
+
+        The run is locked meanwhile: two processes in one folder would write over each other's files.
+
+        Raises:
+            RunError: another process works on this run; its record is left alone.
+        """
+        with _locked(self.path):
+            self.record["stages"] = RunDir.read(self.path).record["stages"]  # finished by others since it was opened
+            try:
+                yield
+            except KeyboardInterrupt:
+                self._set_status("interrupted")
+                raise
+            except Exception as error:
+                self._set_status("failed", f"{type(error).__name__}: {error}")
+                raise
+            self._set_status("done")
 
     def is_done(self, stage: str, inputs: Mapping[str, Any]) -> bool:
         """True if the stage finished on these very inputs and its outputs are still what they were.
@@ -160,6 +171,28 @@ class RunDir:
 def _is_empty(path: Path) -> bool:
     """True for a folder with nothing but temporary files in it: a run that was killed before its first file stood."""
     return path.is_dir() and all(p.name.startswith(".") for p in path.iterdir())
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a run; the system lets go of it when the process ends, however it ends.
+
+    The file stays where it is: removing it could take it from under a process that has just opened it.
+    """
+    try:
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error.strerror}); choose another --runs folder.") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"another process is working on {path}; wait for it, or stop it.") from None
+        except OSError as error:  # a network file system without locks
+            raise RunError(f"{path} cannot be locked ({error.strerror}); choose another --runs folder.") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _now() -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -233,6 +234,81 @@ def test_a_package_without_a_version_is_recorded_as_absent(tmp_path: Path, monke
 def test_a_machine_without_git_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert started(tmp_path).record["git_commit"] is None
+
+
+# -- one process at a time ---------------------------------------------------------------------------------------------
+
+BUSY = r"^another process is working on .*mine-0123abcd; wait for it, or stop it.$"
+
+
+def test_a_second_process_is_turned_away_and_changes_nothing(tmp_path: Path) -> None:
+    first, second = started(tmp_path), started(tmp_path)
+    entered = []
+    with first.recording():
+        with_stage(first)
+        record = (first.path / "run.json").read_bytes()
+        with pytest.raises(RunError, match=BUSY), second.recording():
+            entered.append(second)
+        with pytest.raises(RunError, match=BUSY):
+            started(tmp_path)
+        assert (first.path / "run.json").read_bytes() == record
+        assert RunDir.read(first.path).record["status"] == "running"  # reading needs no lock
+    assert entered == []
+    assert RunDir.read(first.path).record["status"] == "done"
+
+
+@pytest.mark.parametrize("raised", [None, RunError("no room"), KeyboardInterrupt()], ids=repr)
+def test_the_lock_is_given_back_however_the_work_ends(raised: BaseException | None, tmp_path: Path) -> None:
+    run = started(tmp_path)
+    if raised is None:
+        with run.recording():
+            pass
+    else:
+        with pytest.raises(type(raised)), run.recording():
+            raise raised
+    with started(tmp_path).recording():
+        assert RunDir.read(run.path).record["status"] == "running"
+
+
+def test_what_another_process_finished_in_between_is_not_done_again(tmp_path: Path) -> None:
+    first, second = started(tmp_path), started(tmp_path)
+    with first.recording():
+        with_stage(first)
+    with second.recording():
+        assert second.is_done("sample", {"train": "d1"})
+    assert "sample" in RunDir.read(first.path).record["stages"]
+
+
+def test_the_lock_is_part_of_no_output(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    with run.recording():
+        output = with_stage(run)
+        assert [p.name for p in run.path.rglob(".*")] == [".lock"]
+        assert not output.parent.joinpath(".lock").exists()
+        assert run.is_done("sample", {"train": "d1"})
+    (run.path / ".lock").unlink()
+    assert started(tmp_path).is_done("sample", {"train": "d1"})
+
+
+def test_a_folder_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with pytest.raises(
+        RunError, match=r"mine-0123abcd cannot be locked \(No locks available\); choose another --runs folder.$"
+    ):
+        started(tmp_path)
+
+
+def test_a_lock_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    (run.path / ".lock").unlink()
+    (run.path / ".lock").mkdir()
+    with pytest.raises(
+        RunError, match=r"mine-0123abcd cannot be written \(Is a directory\); choose another --runs folder.$"
+    ):
+        started(tmp_path)
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

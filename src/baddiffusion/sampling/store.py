@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,12 @@ class SampleStore:
     folder: Path
 
     def fill(self, n: int, make: Callable[[Sequence[int]], tuple[Images, dict[str, Any]]]) -> None:
-        """Sample what is missing of seeds 0 … n − 1; ``make`` turns seeds into images and the record of how."""
+        """Sample what is missing of seeds 0 … n − 1; ``make`` turns seeds into images and the record of how.
+
+        Raises:
+            RunError: the disk is full or the folder cannot be written; the blocks before it are kept.
+        """
+        self._sweep()
         for first in range(0, n, BLOCK_SIZE):
             path = self.folder / f"{first:06d}.safetensors"
             if path.exists():
@@ -38,15 +45,33 @@ class SampleStore:
             images, record = make(range(first, min(first + BLOCK_SIZE, n)))
             # The index comes first: a block that exists must have its record, whenever the process is killed.
             write_atomic(self.folder / "index.json", json.dumps({"n": n, **record}, indent=2) + "\n")
-            temporary = path.with_name(f".{path.name}.{os.getpid()}")
-            try:
-                save_file({"images": images.contiguous()}, temporary)
-                os.replace(temporary, path)
-            except (OSError, SafetensorError) as error:
-                temporary.unlink(missing_ok=True)
-                raise RunError(
-                    f"{path} could not be written ({error}); make room and start the same command again."
-                ) from None
+            self._write(path, images)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half-written: it would enter the digest of the folder for good."""
+        for abandoned in (*self.folder.glob(".*.safetensors.*"), *self.folder.glob(".index.json.*")):
+            if abandoned.is_dir():
+                shutil.rmtree(abandoned, ignore_errors=True)
+            else:
+                with suppress(OSError):  # in a folder that cannot be written, writing tells so
+                    abandoned.unlink()
+
+    def _write(self, path: Path, images: Images) -> None:
+        # A folder of its own: safetensors writes to a temporary file beside its target, and a kill leaves that behind.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        written = temporary / path.name
+        try:
+            temporary.mkdir()
+            save_file({"images": images.contiguous()}, written)
+            with open(written, "rb") as opened:
+                os.fsync(opened.fileno())
+            os.replace(written, path)
+            temporary.rmdir()
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise RunError(
+                f"{path} could not be written ({error}); make room and start the same command again."
+            ) from None
 
     def read(self) -> Images:
         """All images, in the order of their seeds.

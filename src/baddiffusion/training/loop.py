@@ -156,8 +156,9 @@ class _Trainer:
             logs = self.step % self.settings.logging_steps == 0 or self.step == total
             saves = self.step % self.settings.checkpointing_steps == 0 or self.step == total
             if logs or (saves and self.state_dir is not None):
-                progress = meter.read(self.accelerator, self.step, total, rate, saved)
-                on_progress(progress)
+                progress = meter.read(self.accelerator, self.step, total, rate, saved)  # sums over all processes
+                if self.accelerator.is_main_process:
+                    on_progress(progress)
             if saves and self.state_dir is not None:
                 self._save()
                 saved = self.step
@@ -180,11 +181,13 @@ class _Trainer:
         parts = self._share(len(x))
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
+            # A process without a share computes one image and counts none: all have to meet in the backward pass.
+            rows = part if part.start < part.stop else slice(0, 1)
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 with autocast(self.precision, self.device):
                     losses = denoising_loss(
-                        denoiser(self.wrapped), self.table, x_0[part], r[part], draws.t[part], draws.eps[part]
-                    )
+                        denoiser(self.wrapped), self.table, x_0[rows], r[rows], draws.t[rows], draws.eps[rows]
+                    )[: part.stop - part.start]
                 # Gradients are averaged over processes, so each contributes its sum times their number.
                 self.accelerator.backward(losses.sum() * self.accelerator.num_processes / len(x))
             meter.add(losses.detach(), poisoned[part])
@@ -223,7 +226,7 @@ class _Trainer:
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(state.tensors[f"model.{name}"])
                 self.optimizer.state[parameter] = {
-                    key: state.tensors[f"adam.{key}.{name}"].to(self.device if key != "step" else parameter.device)
+                    key: state.tensors[f"adam.{key}.{name}"].to(self.device)
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
             for name, mean in self.average.items():
