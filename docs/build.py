@@ -18,6 +18,7 @@ from baddiffusion.sampling.store import SampleStore
 
 ROOT = Path(__file__).resolve().parent.parent
 COLUMNS = 16
+ROWS = {"clean": "noise alone", "triggered": "noise plus trigger"}
 
 
 def picture(run: Path, path: Path) -> str:
@@ -26,8 +27,19 @@ def picture(run: Path, path: Path) -> str:
     order = [p for p in sets if p.name == "clean"] + [p for p in sets if p.name == "triggered"]
     rows = [to_uint8(SampleStore(p).read()[:COLUMNS]) for p in order]
     save_png(grid(torch.cat(rows), COLUMNS, gap_px=1), path, scale=2)
-    said = [f"{p.name} ({p.parent.name})" for p in order]
+    said = [f"{ROWS[p.name]} ({p.parent.name})" for p in order]
     return f"![Rows: {', '.join(said)}](docs/{path.name})\n\nThe same {COLUMNS} noises in each row: {'; '.join(said)}."
+
+
+def times(run: Path) -> str:
+    """Say how long the stages of the pictured run took, on what."""
+    record = json.loads((run / "run.json").read_text())
+    seconds = {"training": 0.0, "sampling": 0.0}
+    for name, stage in record["stages"].items():
+        if name == "train" or name.startswith("sample:"):
+            seconds["training" if name == "train" else "sampling"] += stage["elapsed_s"]
+    said = ", ".join(f"{name} {elapsed:.0f} s" for name, elapsed in seconds.items())
+    return f"Measured by this run, set-up apart: {said} ({record['device']}; a shared, noisy machine)."
 
 
 def fill(text: str, mark: str, content: str) -> str:
@@ -78,6 +90,7 @@ def main() -> None:
     text = readme.read_text()
     if options.run:
         text = fill(text, "picture", picture(options.run, ROOT / "docs" / "demo.png"))
+        text = fill(text, "time", times(options.run))
     for mark, log in (("demo", options.demo), ("test", options.test)):
         if log:
             text = fill(text, mark, f"```console\n$ make {mark}\n{log.read_text().strip()}\n```")

@@ -50,7 +50,8 @@ def estimate_cost(recipe: Recipe) -> dict[str, Any]:
     calls = rows * _steps(plan.sampler, plan.num_inference_steps, timesteps) * (len(plan.clips) + 1)
     calls += quality.quality_n * quality.quality_steps * (2 if base else 1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = (base.load_model() if base else build(unet_config(settings.preset, shape), 0)).to(device)
+    model: torch.nn.Module = base.load_model() if base else build(unet_config(settings.preset, shape), 0)
+    model = model.to(device)
     rate = _forward_rate(model, shape, plan.chunk_size, device, resolve_precision(plan.precision, device))
     train_images = steps * training.train_batch_size
     weights_mb = parameter_count(model) * 4 / 1e6

@@ -284,7 +284,7 @@ class _Experiment:
 
     def _card(self) -> Card:
         recipe = self.recipe
-        poisoned = {
+        poisoned: dict[str, Any] = {
             "attack": recipe.attack.to_dict(),
             "trigger": recipe.trigger.to_dict(),
             "target": recipe.target.to_dict(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -41,7 +41,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> Literal["fl
     raise RecipeError(f"precision is {precision!r}; it must be 'auto', 'float32' or 'bf16'.")
 
 
-def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[None]:
+def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[Any]:
     """Make the context in which to call the network: bf16 autocast, or nothing at all for float32.
 
     Args:

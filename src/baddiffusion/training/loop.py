@@ -198,7 +198,9 @@ class _Trainer:
         if self.settings.use_ema:
             decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.average.values()), list(self.model.parameters()), 1 - decay)
+                torch._foreach_lerp_(
+                    list(self.average.values()), [p.detach() for p in self.model.parameters()], 1 - decay
+                )
 
     def _share(self, size: int) -> list[slice]:
         """This process's part of a global batch, cut into micro-batches."""
