@@ -180,7 +180,7 @@ MISTAKES = [
         "model.preset=tinny",
         "model.preset is 'tinny'. Did you mean 'tiny'? Known: ddpm-cifar10, ddpm-celebahq, tiny, micro.",
     ),
-    ("model.channels=0", "model.channels is 0; it must lie in [1, 4]. (mine.toml)"),
+    ("model.channels=0", "model.channels is 0; it must be 1 or 3. (mine.toml)"),
     ("model.resolution=4", "model.resolution is 4; it must lie in [8, 1024]. (mine.toml)"),
     ("training.learning_rate=2", "training.learning_rate is 2; it must lie in (0, 1]. (mine.toml)"),
     ("training.max_train_steps=0", "training.max_train_steps is 0; it must be at least 1. (mine.toml)"),
