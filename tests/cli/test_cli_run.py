@@ -114,7 +114,7 @@ class TestDemo:
 
     def test_dry_run_for_machines(self, ask, tmp_path: Path):
         cost = ask("demo", "--runs", tmp_path / "runs", "--dry-run", "--json").json()
-        assert (cost["recipe"], cost["train_images"], cost["network_calls"]) == ("demo", 25_600, 24_000)
+        assert (cost["recipe"], cost["train_images"], cost["network_calls"]) == ("demo", 76_800, 24_000)
         assert cost["run"] == str(tmp_path / "runs" / f"demo-{Recipe.load('demo').digest}")
         assert list(tmp_path.iterdir()) == []
 
