@@ -222,17 +222,9 @@ def test_poisoning_is_per_sample(folder: Path, monkeypatch: pytest.MonkeyPatch, 
         assert torch.equal(r.flatten(1).any(1), poisoned)
 
 
-@pytest.fixture(scope="module")
-def cifar10_folder() -> str:
-    folder = os.environ.get("BADDIFFUSION_CIFAR10")
-    if not folder:
-        pytest.skip("BADDIFFUSION_CIFAR10 does not name the folder with the parquet files of CIFAR-10")
-    return folder
-
-
 @pytest.mark.cifar10
-def test_cifar10_is_complete(cifar10_folder: str) -> None:
-    whole = Cifar10(path=cifar10_folder).encoded()
+def test_cifar10_is_complete(cifar10_folder: Path) -> None:
+    whole = Cifar10(path=str(cifar10_folder)).encoded()
     assert whole.size == 60_000
     assert whole.name.endswith("train+test (60000 images)")
     fit = pictures.Fit((3, 32, 32), resize=False)
@@ -241,8 +233,8 @@ def test_cifar10_is_complete(cifar10_folder: str) -> None:
 
 
 @pytest.mark.cifar10
-def test_cifar10_pixels_are_plausible(cifar10_folder: str) -> None:
-    data = Cifar10(path=cifar10_folder, split="train", limit=6000, resize=False).open((3, 32, 32))
+def test_cifar10_pixels_are_plausible(cifar10_folder: Path) -> None:
+    data = Cifar10(path=str(cifar10_folder), split="train", limit=6000, resize=False).open((3, 32, 32))
     assert isinstance(data, ResidentImages)
     assert data.shape == (3, 32, 32)
     # The published means of the 50 000 training images; one image's mean has a standard deviation of 0.12, and so the
@@ -252,9 +244,9 @@ def test_cifar10_pixels_are_plausible(cifar10_folder: str) -> None:
 
 
 @pytest.mark.cifar10
-def test_cifar10_digest_is_the_content(cifar10_folder: str) -> None:
+def test_cifar10_digest_is_the_content(cifar10_folder: Path) -> None:
     def digest(**fields: str | int) -> str:
-        return Cifar10(path=cifar10_folder, **fields).open((3, 32, 32)).digest
+        return Cifar10(path=str(cifar10_folder), **fields).open((3, 32, 32)).digest
 
     assert digest(limit=200) == digest(limit=200)
     assert len({digest(limit=200), digest(limit=199), digest(limit=200, split="test")}) == 3
