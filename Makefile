@@ -45,9 +45,9 @@ $(VENV)/base.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,data]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,data,ray,track]'
 	touch $@ $(VENV)/base.stamp
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,data,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,data,ray,track,dev]'
 	touch $@ $(VENV)/test.stamp $(VENV)/base.stamp
