@@ -1,7 +1,7 @@
 """Fill the generated parts of README and docs from run files.
 
 RUN is the run directory of a demo; LOG files hold what the two commands printed, ended by the line that `time` printed.
-INPAINTING and LATENTS are the folders that `baddiffusion inpaint` and `baddiffusion trajectory` filled.
+INPAINTING, LATENTS and MATRIX are the folders that `baddiffusion inpaint`, `trajectory` and `matrix` filled.
 Nothing that is measured is written by hand.
 """
 
@@ -20,6 +20,7 @@ import torch
 from baddiffusion.images import grid, save_png, to_uint8
 from baddiffusion.report.inpainting import inpainting_section
 from baddiffusion.report.latents import latents_section
+from baddiffusion.report.matrix_section import matrix_section
 from baddiffusion.sampling.store import SampleStore
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,11 +85,13 @@ def speed_page(report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured_page(name: str, folder: Path, section: Callable[[Mapping[str, Any]], str]) -> None:
+def measured_page(
+    name: str, folder: Path, section: Callable[[Mapping[str, Any]], str], results_name: str = "results.json"
+) -> None:
     """Put the pictures of a results folder beside a page, and its numbers into it."""
     for picture in sorted(folder.glob("*.png")):
         shutil.copyfile(picture, ROOT / "docs" / picture.name)
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / results_name).read_text())
     page = ROOT / "docs" / f"{name}.md"
     page.write_text(fill(page.read_text(), "measured", section(results)))
 
@@ -102,6 +105,7 @@ def main() -> None:
     parser.add_argument("--speed", type=Path)
     parser.add_argument("--inpainting", type=Path)
     parser.add_argument("--latents", type=Path)
+    parser.add_argument("--matrix", type=Path)
     options = parser.parse_args()
     readme = ROOT / "README.md"
     text = readme.read_text()
@@ -116,6 +120,8 @@ def main() -> None:
         measured_page("inpainting", options.inpainting, inpainting_section)
     if options.latents:
         measured_page("latents", options.latents, latents_section)
+    if options.matrix:
+        measured_page("matrix", options.matrix, matrix_section, "matrix.json")
     if options.speed:
         (ROOT / "docs" / "speed.md").write_text(speed_page(json.loads(options.speed.read_text())))
 

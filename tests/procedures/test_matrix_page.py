@@ -16,6 +16,7 @@ from baddiffusion.images import png_bytes
 from baddiffusion.report.heat import bias_grid, error_grid, outcomes, success_grid
 from baddiffusion.report.heat_figure import heat_map
 from baddiffusion.report.matrix_page import write_matrix_page
+from baddiffusion.report.matrix_section import matrix_section
 
 COLUMNS = (("ddpm", 250), ("ddim", 20), ("ddim", 50))
 CLIPS = ("off", "x0")
@@ -179,3 +180,19 @@ def test_a_cell_without_its_number_is_named(folder: Path) -> None:
     summary["cells"][0]["estimates"] = []
     with pytest.raises(RunError, match=r"cell ddpm-250, off has no asr; delete its file cells/ddpm-250-off\.json"):
         success_grid(summary)
+
+
+def test_the_section_for_the_docs_says_what_the_cells_say(folder: Path) -> None:
+    text = matrix_section(summary_of(folder))
+    assert "11 of 12 cells measured, 64 triggered noises each" in text
+    assert "a rate of 0 % has the 95 % interval [0 %, 6 %]" in text
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert rows[0] == ["model, backdoor, clipping", "ddpm 250", "ddim 20", "ddim 50"]
+    plain = [row for row in rows if row[0] == "no clipping"]
+    assert plain == [
+        ["no clipping", "94 (0.0)", "0 (−0.8)", "refused"],
+        ["no clipping", "0 (−0.8)", "100 (0.0)", "52 (−0.8)"],
+    ]
+    assert "right in 9 of 10 cells" in text
+    assert "1 fired although they should not, 0 did not although they should" in text
+    assert "| first | ddim-50 | 0.250 [0.200, 0.300] | – | – | 256 |" in text

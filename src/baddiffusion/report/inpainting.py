@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from baddiffusion.inpainting import Restoration
+from baddiffusion.report.markdown import interval, markdown_table
 from baddiffusion.report.sheets import Block, Strip, sheet
 from baddiffusion.report.tables import find
-from baddiffusion.report.wording import Count, number, target_words, trigger_words
+from baddiffusion.report.wording import Count, target_words, trigger_words
 
 __all__ = ["inpainting_section", "inpainting_sheet"]
 
@@ -74,19 +75,10 @@ def _table(estimates: Sequence[Mapping[str, Any]], names: Sequence[str], kind: s
     titles = [f"{measure.upper()}, {when}" for measure in measures for when in ("corrupted", "recovered")]
     rows = [["corruption", *titles, "became the target"]]
     for corruption in names:
-        cells = [_cell(find(estimates, name, kind, corruption=corruption)) for name in columns]
+        cells = [interval(find(estimates, name, kind, corruption=corruption)) for name in columns]
         rate = find(estimates, "asr" if kind == "triggered" else "false_trigger_rate", corruption=corruption)
         rows.append([corruption, *cells, _share(rate)])
-    head, *body = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))
-
-
-def _cell(estimate: Mapping[str, Any] | None) -> str:
-    if estimate is None:
-        return "–"
-    if estimate["low"] is None:
-        return number(estimate["value"])
-    return f"{number(estimate['value'])} [{number(estimate['low'])}, {number(estimate['high'])}]"
+    return markdown_table(rows)
 
 
 def _share(estimate: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from baddiffusion.report.markdown import markdown_table
 from baddiffusion.report.sheets import STYLE, Block, Strip, png_of, sheet
 from baddiffusion.report.tables import find
 from baddiffusion.report.wording import Count, target_words, trigger_words
@@ -106,7 +107,7 @@ def _table(results: Mapping[str, Any]) -> str:
     found = [estimate for estimate in estimates if estimate["name"] == "implied_noise_bias"]
     places = list(dict.fromkeys((e["protocol"]["region"], e["protocol"]["r"]) for e in found))
     head = ["t", *(f"{region} (r = {r:.2g}), clip {clip}".replace("-", "−") for region, r in places for clip in clips)]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for timestep in dict.fromkeys(estimate["protocol"]["timestep"] for estimate in found):
         cells = [str(timestep)]
         for region, _ in places:
@@ -114,7 +115,7 @@ def _table(results: Mapping[str, Any]) -> str:
                 measured = find(found, "implied_noise_bias", clip=clip, region=region, timestep=timestep)
                 cells.append(f"{_signed(measured)} [{_theory(results['curves'], clip, region, timestep)}]")
         rows.append(cells)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(rows)
 
 
 def _signed(estimate: Mapping[str, Any] | None) -> str:
