@@ -187,7 +187,7 @@ def test_quality_is_measured_once_per_model_on_ordinary_pictures(
 
     monkeypatch.setattr(metrics, "features", projected)
     path = write_checkpoint(tmp_path / "two", further=[SECOND])
-    plan = plan_of(("ddim", 2), quality=[{"sampler": "ddim", "steps": 1}])
+    plan = plan_of(("ddim", 2), quality=[{"sampler": "ddim", "steps": 1}], quality_clips=("off", "x0"))
     subjects = open_subjects([str(path)], {"data": {"name": "fashion-mnist", "limit": 600}})
     work = Matrix(plan, subjects, tmp_path / "out")
     work.fill(Quiet())
@@ -197,7 +197,10 @@ def test_quality_is_measured_once_per_model_on_ordinary_pictures(
         ("corner", "sampler-matched"),
     ]
     assert [cell["row"] for cell in summary["cells"]] == [0, 1]
-    (quality,) = summary["quality"]
+    assert [cell["clip"] for cell in summary["quality"]] == ["off", "x0"]
+    quality, clipped = summary["quality"]
+    distances = {e["value"] for cell in (quality, clipped) for e in cell["estimates"] if e["name"] == "kd_efflite0"}
+    assert len(distances) == 2
     found = {e["name"]: e for e in quality["estimates"]}
     assert set(found) == {"kd_efflite0", "kd_efflite0_baseline", "false_trigger_rate"}
     assert found["kd_efflite0"]["n"] == 256

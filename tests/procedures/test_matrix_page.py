@@ -195,4 +195,4 @@ def test_the_section_for_the_docs_says_what_the_cells_say(folder: Path) -> None:
     ]
     assert "right in 9 of 10 cells" in text
     assert "1 fired although they should not, 0 did not although they should" in text
-    assert "| first | ddim-50 | 0.250 [0.200, 0.300] | – | – | 256 |" in text
+    assert "| first | ddim-50 | no clipping | 0.250 [0.200, 0.300] | – | – | 256 |" in text

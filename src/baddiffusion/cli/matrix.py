@@ -30,6 +30,7 @@ def matrix(
     clips: str = "off,x0,x0-keep-eps",
     n: Annotated[int, Parameter(name=["--n", "-n"])] = 64,
     quality: str = "",
+    quality_clips: str = "off",
     quality_n: int = 256,
     trigger: str | None = None,
     target: str | None = None,
@@ -58,6 +59,7 @@ def matrix(
         clips: Ways of clipping the predicted image, with commas between: off, x0, x0-keep-eps.
         n: Triggered pictures per cell, at least 64.
         quality: Columns for which the quality of ordinary pictures is measured, too; empty for none.
+        quality_clips: Ways of clipping for the quality, with commas between.
         quality_n: Ordinary pictures per quality number, at least 256.
         trigger: Use this trigger, for example box:side_px=14; left out, the card's.
         target: Use this target; left out, the card's.
@@ -73,6 +75,7 @@ def matrix(
         "clips": _parts(clips, ","),
         "n": n,
         "quality": named_columns(quality),
+        "quality_clips": _parts(quality_clips, ","),
         "quality_n": quality_n,
         "threshold": threshold,
         "chunk_size": chunk_size,

@@ -52,7 +52,11 @@ class Matrix:
                 for clip in self.plan.clips
                 for column in self.plan.columns
             ]
-            made += [Cell(subjects[0], column, "off", "clean", self.plan) for column in self.plan.quality]
+            made += [
+                Cell(subjects[0], column, clip, "clean", self.plan)
+                for clip in self.plan.quality_clips
+                for column in self.plan.quality
+            ]
         return made
 
     @property

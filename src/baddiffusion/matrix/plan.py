@@ -55,6 +55,7 @@ class MatrixPlan(Settings):
         clips: ways of clipping the predicted image, none twice; see `Clipping`.
         n: triggered images per cell, at least 64; image i has seed i in every cell.
         quality: samplers for which the quality of clean images is measured, too.
+        quality_clips: ways of clipping for those, none twice.
         quality_n: clean images per quality number, at least 256.
         threshold: an image counts as the target if its mean squared error on [0, 1] is below.
         chunk_size: images per network call; part of an image's identity.
@@ -68,6 +69,7 @@ class MatrixPlan(Settings):
     clips: tuple[ClipKind, ...] = ("off",)
     n: int = LEAST_N
     quality: tuple[Column, ...] = ()
+    quality_clips: tuple[ClipKind, ...] = ("off",)
     quality_n: int = KD_LEAST
     threshold: Annotated[float, Field(gt=0, lt=1)] = THRESHOLD
     chunk_size: Annotated[int, Field(ge=1)] = 32
@@ -90,10 +92,12 @@ class MatrixPlan(Settings):
             ("columns", [column.label for column in self.columns]),
             ("quality", [column.label for column in self.quality]),
             ("clips", list(self.clips)),
+            ("quality_clips", list(self.quality_clips)),
         ):
             if len(set(labels)) < len(labels):
                 raise RecipeError(f"{name} is {', '.join(labels)}; name each of them once.")
-        for name, entries in (("columns", self.columns), ("clips", self.clips)):
+        required = (("columns", self.columns), ("clips", self.clips), ("quality_clips", self.quality_clips))
+        for name, entries in required:
             if not entries:
                 raise RecipeError(f"{name} is empty; a matrix needs at least one, for example {FIRST[name]}.")
         return self
@@ -113,4 +117,4 @@ class MatrixPlan(Settings):
         return self.model_dump(mode="json")
 
 
-FIRST = {"columns": "ddim with 50 steps", "clips": "off"}
+FIRST = {"columns": "ddim with 50 steps", "clips": "off", "quality_clips": "off"}

@@ -176,11 +176,12 @@ class _Shown:
 
     @property
     def quality(self) -> list[dict[str, str]]:
-        """Quality of ordinary pictures, a line per model and sampler."""
+        """Quality of ordinary pictures, a line per model, sampler and way of clipping."""
         return [
             {
                 "model": self.row(cell)["model"],
                 "column": cell["column"],
+                "clip": clip_words(cell["clip"]),
                 "value": number(found["value"]),
                 "interval": f"{number(found['low'])} to {number(found['high'])}",
                 "n": number(found["n"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from baddiffusion.report.heat import Grid, bias_grid, measured, outcomes, success_grid
+from baddiffusion.report.heat import Grid, bias_grid, clip_words, measured, outcomes, success_grid
 from baddiffusion.report.markdown import interval, markdown_table
 from baddiffusion.report.tables import find
 
@@ -75,7 +75,7 @@ def _hits(summary: Mapping[str, Any]) -> str:
 
 def _quality(summary: Mapping[str, Any]) -> str:
     names = ("kd_efflite0", "false_trigger_rate")
-    rows = [["model", "sampler", "kd_efflite0 [95 %]", "real against real", "target unasked", "n"]]
+    rows = [["model", "sampler", "clipping", "kd_efflite0 [95 %]", "real against real", "target unasked", "n"]]
     for cell in summary["quality"]:
         if cell["status"] != "done":
             continue
@@ -85,6 +85,7 @@ def _quality(summary: Mapping[str, Any]) -> str:
             [
                 summary["rows"][cell["row"]]["model"],
                 cell["column"],
+                clip_words(cell["clip"]),
                 interval(distance),
                 interval(baseline),
                 "–" if unasked is None else f"{100 * unasked['value']:.0f} %",
