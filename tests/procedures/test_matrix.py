@@ -187,7 +187,7 @@ def test_quality_is_measured_once_per_model_on_ordinary_pictures(
 
     monkeypatch.setattr(metrics, "features", projected)
     path = write_checkpoint(tmp_path / "two", further=[SECOND])
-    plan = plan_of(("ddim", 2), quality=[{"sampler": "ddim", "steps": 1}], quality_clips=("off", "x0"))
+    plan = plan_of(("ddim", 2), quality=[{"sampler": "ddim", "steps": 2}], quality_clips=("off", "x0"))
     subjects = open_subjects([str(path)], {"data": {"name": "fashion-mnist", "limit": 600}})
     work = Matrix(plan, subjects, tmp_path / "out")
     work.fill(Quiet())
