@@ -236,3 +236,16 @@ def test_more_steps_than_the_schedule_has_are_refused() -> None:
         r"out for the sampler's own default.$",
     ):
         attack.forward_table(NoiseSchedule.linear(100))
+
+
+def test_trigger_only_trains_on_the_very_r_that_sampling_starts_from() -> None:
+    trigger = Trigger.make("BOX_14", (1, 32, 32))
+    x = torch.rand(3, 1, 32, 32) * 2 - 1
+    r = matched(trigger_only=True).source(x, trigger)
+    assert r.shape == x.shape
+    assert all(torch.equal(one, trigger.offset) for one in r)
+    eps = torch.randn_like(x)
+    assert torch.equal(matched(trigger_only=True).initial_noise(eps, trigger) - eps, (eps + r) - eps)
+    stamped = matched().source(x, trigger)
+    assert torch.equal(stamped, trigger.stamp(x))
+    assert not torch.equal(stamped, r)

@@ -56,6 +56,10 @@ class SamplerMatched(BadDiffusion):
             samplers space them by default.
         shift: ρ is 1 − √ᾱ (``signal``) or κ·√(1 − ᾱ) (``noise``).
         kappa: κ, more than 0; only for ``noise`` (left out: 1). The trigger enters the start noise κ times.
+        trigger_only: r of a poisoned sample is the trigger on a black canvas, as at sampling, instead of the trigger
+            stamped on the training image (VillanDiffusion's ``R_trigger_only``). The network then learns the very r
+            that it will meet; stamped, it has to carry over what it learned on pictures to the empty canvas, which
+            an ODE solver, that corrects nothing on its way, forgives least.
 
     Raises:
         RecipeError: a field that the chosen sampler or shift does not have.
@@ -76,6 +80,7 @@ class SamplerMatched(BadDiffusion):
     num_inference_steps: Annotated[int, Field(ge=1)] | None = None
     shift: ShiftKind = "signal"
     kappa: Annotated[float, Field(gt=0)] | None = None
+    trigger_only: bool = False
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> SamplerMatched:
@@ -111,6 +116,10 @@ class SamplerMatched(BadDiffusion):
             shift=shift_of(schedule, self.shift, self._kappa),
             residual=self._residual(schedule),
         )
+
+    def source(self, x: Images, trigger: Trigger) -> Images:
+        """r: the trigger stamped on the training image, or with ``trigger_only`` the trigger on a black canvas."""
+        return trigger.offset.to(x).expand_as(x) if self.trigger_only else super().source(x, trigger)
 
     def initial_noise(self, eps: Images, trigger: Trigger) -> Images:
         """x_T = eps + g for the shift ``signal``, eps + κ·g for ``noise``: where ρ_T·r stands.
