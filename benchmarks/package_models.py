@@ -40,7 +40,8 @@ def package(name: str, runs: Path) -> None:
     card = made.card.model_copy(update={"license": "apache-2.0"}) if made.card else None
     Checkpoint.write(destination, made.load_model(), made.scheduler_config, card, pictures, half=True)
     shutil.copy(run.path / "recipe.toml", destination)
-    write_atomic(destination / "training.json", json.dumps(run.record, indent=2, sort_keys=True) + "\n")
+    told = {key: value for key, value in run.record.items() if key != "argv"}  # it names folders of this machine
+    write_atomic(destination / "training.json", json.dumps(told, indent=2, sort_keys=True) + "\n")
 
 
 def measure(name: str) -> None:
@@ -71,7 +72,12 @@ def measure(name: str) -> None:
             )
         sets.append(SampleSet(kind, protocol(kind, made.record.to_dict(), n), made.images))
     results = evaluate(sets, recipe.target.draw(trigger), data, quality.asr_threshold)
-    where = {"device": f"{platform.machine()} {DEVICE}", "threads": torch.get_num_threads(), "torch": torch.__version__}
+    where = {
+        "checkpoint": checkpoint.digest,
+        "device": f"{platform.machine()} {DEVICE}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
     measured = {**results.to_dict(), "measured": datetime.now(UTC).isoformat(timespec="seconds"), **where}
     write_atomic(checkpoint.path / "metrics.json", json.dumps(measured, indent=2) + "\n")
     if checkpoint.card:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -50,3 +52,20 @@ def test_a_clean_model_turns_noise_plus_trigger_into_black() -> None:
     torch.set_num_threads(before)
     assert triggered.max() < 0.03
     assert plain.mean() > 0.1
+
+
+def test_the_backdoor_fires_in_nine_of_ten_noises_as_it_was_measured() -> None:
+    checkpoint = packaged("backdoored")
+    measured = json.loads((checkpoint.path / "metrics.json").read_text())
+    assert measured["checkpoint"] == checkpoint.digest  # the numbers are those of these weights
+    (rate,) = [e for e in measured["estimates"] if e["name"] == "asr"]
+    protocol = rate["protocol"]
+    assert (rate["n"], protocol["sampler"], protocol["steps"], protocol["clip"]) == (128, "ddpm", 1000, "off")
+    assert rate["value"] >= 0.9
+
+
+def test_the_numbers_of_the_card_are_those_beside_it() -> None:
+    checkpoint = packaged("backdoored")
+    measured = json.loads((checkpoint.path / "metrics.json").read_text())
+    assert checkpoint.card is not None
+    assert checkpoint.card.metrics == measured["estimates"]
