@@ -23,6 +23,7 @@ from baddiffusion.checkpoint.configs import (
 from baddiffusion.checkpoint.files import find_file, read_json
 from baddiffusion.checkpoint.layout import CONFIG, Layout
 from baddiffusion.checkpoint.network import build_network
+from baddiffusion.checkpoint.released import ARGUMENTS, released_card
 from baddiffusion.checkpoint.weights import StoredWeights, content_digest
 from baddiffusion.checkpoint.writing import write_folder
 from baddiffusion.diffusion import NoiseSchedule
@@ -98,9 +99,10 @@ class Checkpoint:
         path: the folder, as it was given.
         unet_config: the U-Net's configuration, as stored.
         scheduler_config: the scheduler's, as stored.
-        card: what it says about itself, if ``baddiffusion`` wrote it.
+        card: what it says about itself, if ``baddiffusion`` wrote it; of a run folder that the reference authors
+            released, what its ``args.json`` says.
         not_loaded: weights, code and archives in the folder that were seen and not loaded; a ``card.json`` that is not
-            a card of ours is among them.
+            a card of ours, or an ``args.json`` that names what is unknown here, is among them.
         weights: the weight files, of which only the headers were read.
     """
 
@@ -201,13 +203,20 @@ def read_parts(layout: Layout) -> Parts:
     """
     unet_config = _checked(layout.root, layout.unet + CONFIG, check_unet_config)
     scheduler_config = _checked(layout.root, layout.scheduler, noise_schedule, prediction_type)
-    # A card that is not ours, or is damaged, must not keep anybody from examining the weights.
+    card, refused = _card(layout)
+    return Parts(unet_config, scheduler_config, card, refused)
+
+
+def _card(layout: Layout) -> tuple[Card | None, tuple[str, ...]]:
+    """The card, or what stands for one; what is damaged or foreign must keep nobody from examining the weights."""
+    source = CARD
     try:
-        has_card = find_file(layout.root, CARD) is not None
-        card = Card(**read_json(layout.root, CARD)) if has_card else None
-        return Parts(unet_config, scheduler_config, card, ())
+        if find_file(layout.root, CARD) is not None:
+            return Card(**read_json(layout.root, CARD)), ()
+        source = ARGUMENTS
+        return released_card(layout), ()
     except (CheckpointError, RecipeError):
-        return Parts(unet_config, scheduler_config, None, (CARD,))
+        return None, (source,)
 
 
 def _checked(root: Path, name: str, *checks: Callable[[Mapping[str, Any]], object]) -> dict[str, Any]:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from baddiffusion.errors import CheckpointError, UnsafeFile, nearest
+from baddiffusion.hub.client import NAME, failures, first_line, is_offline, quiet
 
-__all__ = ["packaged", "resolve"]
+__all__ = ["HUB_NAME", "PARTS", "is_part", "packaged", "require_safetensors", "resolve"]
 
 MODELS = Path(__file__).resolve().parent.parent / "assets" / "models"
-HUB_NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+HUB_NAME = re.compile(rf"(?P<repository>{NAME})(?:@(?P<revision>[\w./-]+))?")
 PARTS = (
-    *("model_index.json", "card.json", "README.md", "config.json", "unet/config.json"),
+    *("model_index.json", "card.json", "args.json", "README.md", "config.json", "unet/config.json"),
     *("scheduler_config.json", "scheduler/scheduler_config.json"),
     *("diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors"),
     *("diffusion_pytorch_model.safetensors.index.json", "unet/diffusion_pytorch_model.safetensors.index.json"),
     *("diffusion_pytorch_model-*.safetensors", "unet/diffusion_pytorch_model-*.safetensors"),
 )
 """All that is ever downloaded: JSON, safetensors and the README; no pickle, no code."""
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of a repository is one of the `PARTS`; a name that leads elsewhere is not.
+
+    Example:
+        >>> is_part("unet/config.json"), is_part("unet/diffusion_pytorch_model.bin"), is_part("unet/../config.json")
+        (True, False, False)
+    """
+    plain = re.fullmatch(r"(unet/|scheduler/)?[\w.-]+", name)
+    return plain is not None and any(fnmatchcase(name, pattern) for pattern in PARTS)
 
 
 def packaged() -> list[str]:
@@ -69,19 +82,29 @@ def _known() -> str:
     return ", ".join(f"packaged:{name}" for name in packaged()) or "none in this installation"
 
 
+def require_safetensors(repository: str, names: Iterable[str]) -> None:
+    """Refuse a repository without a single weights file that may be opened.
+
+    Raises:
+        UnsafeFile: there is none.
+    """
+    if not any(name.endswith(".safetensors") for name in names):
+        raise UnsafeFile(
+            f"{repository} has no safetensors where a U-Net's lie, and pickles are not downloaded. If it has a .bin, "
+            f"download the repository yourself and run: baddiffusion convert FOLDER NEW_FOLDER"
+        )
+
+
 def _download(repository: str, revision: str | None) -> Path:
     import huggingface_hub
-    from huggingface_hub import constants
-    from huggingface_hub.errors import HTTPError, RevisionResolutionError
 
-    # The library reads its environment once, at import; telemetry is none of our user's wishes either way.
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    offline = constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    quiet()
+    offline = is_offline()
     try:
         folder = huggingface_hub.snapshot_download(
             repository, revision=revision, allow_patterns=list(PARTS), local_files_only=offline
         )
-    except (OSError, ValueError, HTTPError, RevisionResolutionError) as error:
+    except failures() as error:
         at = f" at revision {revision}" if revision else ""
         if offline:
             raise CheckpointError(
@@ -90,16 +113,7 @@ def _download(repository: str, revision: str | None) -> Path:
             ) from None
         raise CheckpointError(
             f"{repository}{at} is no folder here and could not be downloaded ({type(error).__name__}: "
-            f"{_first_line(error)}). Check the name, the revision and the network, or give a folder."
+            f"{first_line(error)}). Check the name, the revision and the network, or give a folder."
         ) from None
-    if not any(Path(folder).glob("**/*.safetensors")):
-        raise UnsafeFile(
-            f"{repository} has no safetensors where a U-Net's lie, and pickles are not downloaded. If it has a .bin, "
-            f"download the repository yourself and run: baddiffusion convert FOLDER NEW_FOLDER"
-        )
+    require_safetensors(repository, (file.name for file in Path(folder).glob("**/*.safetensors")))
     return Path(folder)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else "no reason given"
