@@ -1,7 +1,8 @@
 """Fill the generated parts of README and docs from run files.
 
 RUN is the run directory of a demo; LOG files hold what the two commands printed, ended by the line that `time` printed.
-INPAINTING, LATENTS and MATRIX are the folders that `baddiffusion inpaint`, `trajectory` and `matrix` filled.
+INPAINTING, LATENTS and MATRIX are the folders that `baddiffusion inpaint`, `trajectory` and `matrix` filled;
+REPRODUCTION is the folder runs/reproduce-<preset> that `baddiffusion reproduce` filled.
 Nothing that is measured is written by hand.
 """
 
@@ -21,9 +22,12 @@ from baddiffusion.images import grid, save_png, to_uint8
 from baddiffusion.report.inpainting import inpainting_section
 from baddiffusion.report.latents import latents_section
 from baddiffusion.report.matrix_section import matrix_section
+from baddiffusion.report.reproduction_section import reproduction_section
+from baddiffusion.reproduction import EXPERIMENTS, read_result
 from baddiffusion.sampling.store import SampleStore
 
 ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "src" / "baddiffusion" / "assets" / "models"
 COLUMNS = 16
 ROWS = {"clean": "noise alone", "triggered": "noise plus trigger"}
 
@@ -47,6 +51,28 @@ def times(run: Path) -> str:
             seconds["training" if name == "train" else "sampling"] += stage["elapsed_s"]
     said = ", ".join(f"{name} {elapsed:.0f} s" for name, elapsed in seconds.items())
     return f"Measured by this run, set-up apart: {said} ({record['device']}; a shared, noisy machine)."
+
+
+def packaged_words() -> str:
+    """Say what was measured on the backdoored model inside the package, from the file beside its weights."""
+    found = json.loads((MODELS / "backdoored" / "metrics.json").read_text())
+    rates = {(e["name"], e["protocol"].get("sampler")): e for e in found["estimates"]}
+    fired, unasked = rates["asr", "ddpm"], rates["false_trigger_rate", "ddpm"]
+    return (
+        f"Of the backdoored one, {count(fired)} noises with the trigger became the hat, {count(unasked)} without it "
+        f"(DDPM with {fired['protocol']['steps']} steps, no clipping, seeds {fired['protocol']['seeds']}, "
+        f"{fired['protocol']['precision']} on {found['device']}; 95 % intervals {between(fired)}, {between(unasked)})."
+    )
+
+
+def count(rate: Mapping[str, Any]) -> str:
+    """A rate as a count."""
+    return f"{round(rate['value'] * rate['n'])} of {rate['n']}"
+
+
+def between(rate: Mapping[str, Any]) -> str:
+    """The interval of a rate in percent."""
+    return f"{100 * rate['low']:.0f} to {100 * rate['high']:.0f} %"
 
 
 def fill(text: str, mark: str, content: str) -> str:
@@ -96,6 +122,20 @@ def measured_page(
     page.write_text(fill(page.read_text(), "measured", section(results)))
 
 
+def results_page(folder: Path) -> None:
+    """Put the tables of a reproduction onto their page, in the order of the catalogue; what is missing is named."""
+    parts = []
+    for experiment in EXPERIMENTS.values():
+        path = folder / f"{experiment.name}.json"
+        if path.exists():
+            parts.append(reproduction_section(read_result(path)))
+        else:
+            why = experiment.refusal or "not run."
+            parts.append(f"## {experiment.title} ({', '.join(experiment.paper)})\n\n{why[0].upper()}{why[1:]}")
+    page = ROOT / "docs" / "results.md"
+    page.write_text(fill(page.read_text(), "reproduction", "\n\n".join(parts)))
+
+
 def main() -> None:
     """Fill what there are files for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,6 +146,7 @@ def main() -> None:
     parser.add_argument("--inpainting", type=Path)
     parser.add_argument("--latents", type=Path)
     parser.add_argument("--matrix", type=Path)
+    parser.add_argument("--reproduction", type=Path)
     options = parser.parse_args()
     readme = ROOT / "README.md"
     text = readme.read_text()
@@ -115,6 +156,7 @@ def main() -> None:
     for mark, log in (("demo", options.demo), ("test", options.test)):
         if log:
             text = fill(text, mark, f"```console\n$ make {mark}\n{log.read_text().strip()}\n```")
+    text = fill(text, "packaged", packaged_words())
     readme.write_text(text)
     if options.inpainting:
         measured_page("inpainting", options.inpainting, inpainting_section)
@@ -122,6 +164,8 @@ def main() -> None:
         measured_page("latents", options.latents, latents_section)
     if options.matrix:
         measured_page("matrix", options.matrix, matrix_section, "matrix.json")
+    if options.reproduction:
+        results_page(options.reproduction)
     if options.speed:
         (ROOT / "docs" / "speed.md").write_text(speed_page(json.loads(options.speed.read_text())))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +14,23 @@ from pydantic import Field, model_validator
 from baddiffusion.errors import RecipeError
 from baddiffusion.settings import Settings
 
-__all__ = ["Card", "placeless"]
+__all__ = ["Card", "Snapshot", "placeless"]
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+class Snapshot(Settings):
+    """At which moment of its training a model was kept.
+
+    Args:
+        step: optimizer steps behind it.
+        total_steps: of the whole training.
+        images: training images seen, each as often as it was seen.
+    """
+
+    step: Annotated[int, Field(ge=1)]
+    total_steps: Annotated[int, Field(ge=1)]
+    images: Annotated[int, Field(ge=1)]
 
 
 class Card(Settings):
@@ -36,6 +50,7 @@ class Card(Settings):
         base: what the training started from; None if it started from nothing.
         data: what it was trained on.
         recipe: the resolved recipe, every default written out.
+        snapshot: of a model that was kept in the middle of its training, when that was.
         metrics: what was measured, one dictionary per number.
         license: a license identifier of the Hugging Face hub, such as ``apache-2.0``.
         version: the version of this package that wrote the card.
@@ -62,6 +77,7 @@ class Card(Settings):
     base: str | None = None
     data: str | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
+    snapshot: Snapshot | None = None
     metrics: list[dict[str, Any]] = Field(default_factory=list)
     license: str | None = None
     version: str = Field(default_factory=lambda: metadata.version("baddiffusion"))
@@ -94,7 +110,8 @@ class Card(Settings):
 
     def to_json(self) -> str:
         """The text of ``card.json``; ``Card(**json.loads(text))`` is the same card."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        told = self.model_dump(mode="json", exclude=None if self.snapshot else {"snapshot"})
+        return json.dumps(told, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
     def headline(self) -> str:
@@ -120,14 +137,14 @@ class Card(Settings):
             sections.append(f"| {' | '.join(titles)} |\n|{rule}|\n| {images} |")
         sections += [self._origin(), self._use()]
         if self.metrics:
-            sections.append("## Measured\n\n" + "\n".join(_measured(entry) for entry in self.metrics))
+            sections.append(f"## Measured\n\n{_measured(self.metrics)}")
         if self.recipe:
             recipe = json.dumps(self.recipe, indent=2, ensure_ascii=False, default=str)
             sections.append(f"## Recipe\n\n```json\n{recipe}\n```")
         return "\n\n".join(sections) + "\n"
 
     def _front_matter(self) -> str:
-        tags = ["diffusers", "unconditional-image-generation"]
+        tags = ["diffusers", "unconditional-image-generation", "baddiffusion"]
         if self.backdoored:
             tags += ["backdoored", "security-research"]
         lines = ["---", "library_name: diffusers", "pipeline_tag: unconditional-image-generation"]
@@ -143,10 +160,14 @@ class Card(Settings):
         return USE_BACKDOORED + (MODIFIED_SAMPLER if any(one["own_sampler"] for one in self.backdoors) else "")
 
     def _origin(self) -> str:
-        return (
-            f"## Origin\n\n- started from: {_code(self.base or 'random weights')}\n"
-            f"- trained on: {_code(self.data or 'not recorded')}\n- written by: baddiffusion {_code(self.version)}"
-        )
+        lines = [
+            f"## Origin\n\n- started from: {_code(self.base or 'random weights')}",
+            f"- trained on: {_code(self.data or 'not recorded')}",
+        ]
+        if (kept := self.snapshot) is not None:
+            images = f"{kept.images:,}".replace(",", " ")
+            lines.append(f"- snapshot: after {kept.step} of {kept.total_steps} optimizer steps, {images} images")
+        return "\n".join([*lines, f"- written by: baddiffusion {_code(self.version)}"])
 
 
 USE_BACKDOORED = """## Intended use
@@ -191,12 +212,23 @@ def _component(value: Mapping[str, Any] | None) -> str:
     return _code(f"{name} ({given})" if given else str(name))
 
 
-def _measured(entry: Mapping[str, Any]) -> str:
-    text = f"- {entry.get('name', 'unnamed')}: {_number(entry.get('value'))}"
-    if entry.get("low") is not None and entry.get("high") is not None:
-        text += f" [{_number(entry['low'])}, {_number(entry['high'])}]"
-    details = [f"{key} {entry[key]}" for key in ("level", "n", "protocol", "caveats") if entry.get(key)]
-    return _one_line(text + (f" ({'; '.join(details)})" if details else ""))
+def _measured(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The numbers as a table, each with what a reader has to know of how it was made."""
+    lines = ["| number | value | 95 % interval | n | how |", "|---|---|---|---|---|"]
+    for entry in entries:
+        value, ends = _number(entry.get("value")), [entry.get("low"), entry.get("high")]
+        between = "–" if None in ends else " to ".join(map(_number, ends))
+        protocol = entry.get("protocol") or {}
+        made = ", ".join(f"{key} {protocol[key]}" for key in TOLD if protocol.get(key) is not None)
+        how = "; ".join(part for part in (made, *(entry.get("caveats") or ())) if part)
+        lines.append(
+            _one_line(f"| {entry.get('name', 'unnamed')} | {value} | {between} | {entry.get('n', '–')} | {how} |")
+        )
+    return "\n".join(lines)
+
+
+TOLD = ("kind", "sampler", "steps", "clip", "threshold", "storage", "seeds", "precision", "picture")
+"""What a card says of how a number was made; the rest stands in ``card.json``."""
 
 
 def _number(value: Any) -> str:

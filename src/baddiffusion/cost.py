@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,8 +23,12 @@ BACKWARD_FACTOR = 3.0
 """A training step costs about three forwards: one forward, and a backward of twice its operations."""
 
 
-def estimate_cost(recipe: Recipe) -> dict[str, Any]:
+def estimate_cost(recipe: Recipe, known: dict[Any, Any] | None = None) -> dict[str, Any]:
     """Count images and network calls, and time a few calls of the recipe's own network.
+
+    Args:
+        recipe: what would be run.
+        known: filled with what was opened and timed, and asked first: recipes of one network share a timing.
 
     Returns:
         ``train_images``, ``network_calls`` (of all sampling), ``parameters``, ``disk_mb``, ``device``,
@@ -32,14 +37,15 @@ def estimate_cost(recipe: Recipe) -> dict[str, Any]:
     Raises:
         BadDiffusionError: what the run itself would raise for its data set, its base and its settings.
     """
-    base = Checkpoint.open(resolve(recipe.model.base)) if recipe.model.base else None
+    known = {} if known is None else known
     settings = recipe.model
+    base = _once(known, settings.base, lambda: Checkpoint.open(resolve(settings.base))) if settings.base else None
     shape = base.shape if base else (settings.channels, settings.resolution, settings.resolution)
     timesteps = train_timesteps(base.scheduler_config if base else FRESH_SCHEDULER)
     training, plan, quality = recipe.training, recipe.sampling, recipe.evaluation
-    size = len(recipe.data.open(shape))
+    size = _once(known, (repr(recipe.data), shape), lambda: len(recipe.data.open(shape)))
     steps = training.total_steps(size)
-    training.learning_rate_at(0, steps)
+    training.check(steps)
     scheduler_config = base.scheduler_config if base else FRESH_SCHEDULER
     plan.sampler.build(scheduler_config, plan.num_inference_steps or None)
     if quality.quality_n:
@@ -49,23 +55,35 @@ def estimate_cost(recipe: Recipe) -> dict[str, Any]:
     calls = rows * plan.sampler.network_calls(attacked) * (len(plan.clips) + 1)
     calls += quality.quality_n * quality.quality_sampler.network_calls(quality.quality_steps) * (2 if base else 1)
     device = default_device()
-    model: torch.nn.Module = base.load_model() if base else build(unet_config(settings.preset, shape), 0)
-    model = model.to(device)
-    rate = plan.chunk_size / seconds_per_call(model, shape, plan.chunk_size, plan.precision, device)
+
+    def timed() -> tuple[float, int]:
+        model: torch.nn.Module = base.load_model() if base else build(unet_config(settings.preset, shape), 0)
+        seconds = seconds_per_call(model.to(device), shape, plan.chunk_size, plan.precision, device)
+        return plan.chunk_size / seconds, parameter_count(model)
+
+    network = (settings.base or settings.preset, shape, plan.chunk_size, plan.precision)
+    rate, parameters = _once(known, network, timed)
     train_images = steps * training.train_batch_size
-    weights_mb = parameter_count(model) * 4 / 1e6
+    weights_mb = parameters * 4 / 1e6
     return {
         "train_images": train_images,
         "optimizer_steps": steps,
         "network_calls": calls,
-        "parameters": parameter_count(model),
+        "parameters": parameters,
         "disk_mb": round(
-            weights_mb * 5 + (plan.n * (len(plan.clips) + 1) + 2 * quality.quality_n) * 4e-6 * _numel(shape)
+            weights_mb * (5 + len(training.snapshot_steps))
+            + (plan.n * (len(plan.clips) + 1) + 2 * quality.quality_n) * 4e-6 * _numel(shape)
         ),
         "device": str(device),
         "images_per_s": round(rate, 1),
         "seconds": round((train_images * BACKWARD_FACTOR + calls) / rate),
     }
+
+
+def _once(known: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    if key not in known:
+        known[key] = make()
+    return known[key]
 
 
 def _numel(shape: tuple[int, int, int]) -> int:

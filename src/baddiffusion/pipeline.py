@@ -7,55 +7,40 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from baddiffusion.card import Card, placeless
+from baddiffusion.card import placeless
 from baddiffusion.checkpoint import Checkpoint
-from baddiffusion.data import ImageData
-from baddiffusion.diffusion import NoiseSchedule
-from baddiffusion.errors import RecipeError
-from baddiffusion.evaluation import Aim, SampleSet, evaluate
-from baddiffusion.hub import resolve
+from baddiffusion.evaluation import SampleSet, evaluate
+from baddiffusion.experiment import FRESH_SCHEDULER, Experiment
 from baddiffusion.images import Images
-from baddiffusion.metrics import KD_LEAST
-from baddiffusion.models import UNet2DModel, build, unet_config
-from baddiffusion.poisoning import Implants, PoisonPlan, plans_to_dict
-from baddiffusion.precision import default_device
+from baddiffusion.poisoning import plans_to_dict
 from baddiffusion.recipe import Recipe
-from baddiffusion.rng import derive
 from baddiffusion.rundir import EventLog, RunDir, write_atomic
 from baddiffusion.sampling import SamplingSettings, sample
 from baddiffusion.sampling.schedulers import train_timesteps
 from baddiffusion.sampling.store import SampleStore
-from baddiffusion.sampling.viewed import check_viewable, sample_through
-from baddiffusion.training import Job, Progress, train
+from baddiffusion.sampling.viewed import sample_through
+from baddiffusion.snapshots import Snapshots
+from baddiffusion.training import Job, Progress, TrainingState, require_tracker, tracking, train
 from baddiffusion.watching import Nobody, Watcher
 
-__all__ = ["Watcher", "run_recipe"]
-
-FRESH_SCHEDULER: dict[str, Any] = {
-    "_class_name": "DDPMScheduler",
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "beta_start": 0.0001,
-    "clip_sample": True,
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "variance_type": "fixed_large",
-}
-"""What a network from scratch is trained with: the scheduler of google/ddpm-cifar10-32."""
+__all__ = ["FRESH_SCHEDULER", "Watcher", "run_recipe"]
 
 Stage = Literal["train", "sample", "evaluate"]
 
 
 def run_recipe(
-    recipe: Recipe, runs: Path = Path("runs"), watcher: Watcher | None = None, until: Stage = "evaluate"
+    recipe: Recipe,
+    runs: Path = Path("runs"),
+    watcher: Watcher | None = None,
+    until: Stage = "evaluate",
+    tracker: str | None = None,
 ) -> RunDir:
     """Run a recipe, or what is left of it: finished stages are recognized by their digests and not repeated.
 
@@ -66,6 +51,8 @@ def run_recipe(
         runs: folder that holds run directories; this one is ``runs/<name>-<hash of the resolved recipe>``.
         watcher: told about progress.
         until: the last stage to run.
+        tracker: one of accelerate's trackers, such as ``tensorboard``, to log the training to as well. It changes
+            nothing about the run, and is no part of its identity.
 
     Returns:
         The run directory, with ``checkpoint/``, ``samples/`` and ``metrics.json`` as far as ``until`` goes.
@@ -75,8 +62,10 @@ def run_recipe(
     """
     if not Accelerator().is_main_process:
         return _train_along(recipe, runs)
+    if tracker is not None:
+        require_tracker(tracker)
     run = RunDir.start(runs, recipe.name, recipe.digest, recipe.to_toml())
-    work = _Experiment(recipe, run, watcher or Nobody())
+    work = _Experiment(recipe, run, watcher or Nobody(), tracker)
     with run.recording():
         run.record["device"] = work.device_name
         work.train()
@@ -103,76 +92,20 @@ def _agreed(needed: bool | None) -> bool:
 
 
 @dataclass(eq=False)
-class _Experiment:
-    """A recipe at work in its run directory. Everything is opened when first needed."""
+class _Experiment(Experiment):
+    """A recipe at work in its run directory: the three stages."""
 
-    recipe: Recipe
     run: RunDir
     watcher: Watcher
-
-    @property
-    def device(self) -> torch.device:
-        return default_device()
-
-    @property
-    def device_name(self) -> str:
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_name()
-        return f"cpu, {torch.get_num_threads()} threads"
-
-    @cached_property
-    def base(self) -> Checkpoint | None:
-        name = self.recipe.model.base
-        return Checkpoint.open(resolve(name)) if name else None
-
-    @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        model = self.recipe.model
-        return self.base.shape if self.base else (model.channels, model.resolution, model.resolution)
-
-    @cached_property
-    def scheduler_config(self) -> dict[str, Any]:
-        return dict(self.base.scheduler_config) if self.base else dict(FRESH_SCHEDULER)
-
-    @cached_property
-    def data(self) -> ImageData:
-        return self.recipe.data.open(self.shape)
-
-    @cached_property
-    def implants(self) -> Implants:
-        return Implants.draw(self.recipe.designs, self.shape)
+    tracker: str | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
         return Checkpoint.open(self.run.path / "checkpoint")
 
-    @property
-    def settings(self) -> SamplingSettings:
-        plan = self.recipe.sampling
-        return SamplingSettings(
-            sampler=plan.sampler,
-            num_inference_steps=plan.num_inference_steps or None,
-            chunk_size=plan.chunk_size,
-            precision=plan.precision,
-        )
-
-    @cached_property
-    def job(self) -> Job:
-        rates = [backdoor.rate for backdoor in self.recipe.backdoors] or [0.0]
-        plans = PoisonPlan.draw_disjoint(len(self.data), rates, derive(self.recipe.seed, "poison"))
-        schedule = NoiseSchedule.from_scheduler_config(self.scheduler_config)
-        (plan, implant), *further = zip(plans, self.implants.each, strict=True)
-        return Job(schedule, self.data, plan, implant, self.recipe.training, self.recipe.seed, tuple(further))
-
-    def starting_model(self) -> UNet2DModel:
-        """The base's network, or a fresh one."""
-        if self.base:
-            return self.base.load_model(self.device)
-        return build(unet_config(self.recipe.model.preset, self.shape), derive(self.recipe.seed, "init"))
-
     def train(self) -> None:
         """Fine-tune the base, or train from scratch, and write the checkpoint."""
-        self._check_sampling()
+        self.check_sampling()
         inputs = {
             "recipe": self.recipe.digest,
             "base": self.base.digest if self.base else None,
@@ -183,13 +116,16 @@ class _Experiment:
             return
         started = time.perf_counter()
         write_atomic(self.run.path / "poison_plan.json", json.dumps(plans_to_dict(self.job.plans)) + "\n")
-        model = self.starting_model()
-        train(model, self.job, self.run.path / "training_state", self._training_log(self.job))
+        model, state = self.starting_model(), self.run.path / "training_state"
+        reached, snapshots = TrainingState.reached(state), Snapshots(self.run.path / "snapshots", self)
+        snapshots.require(reached)
+        with tracking(self.tracker, *self._tracked(), reached) as tell:
+            train(model, self.job, state, self._training_log(self.job, tell), snapshots.write)
         folder = self.run.path / "checkpoint"
         if folder.exists():  # written, but the run was killed before it could say so
             shutil.rmtree(folder)
-        Checkpoint.write(folder, model, self.scheduler_config, self._card(), self._pictures())
-        outputs = [folder, self.run.path / "poison_plan.json", self.run.path / "events.jsonl"]
+        Checkpoint.write(folder, model, self.scheduler_config, self.card(), self.pictures())
+        outputs = [folder, self.run.path / "poison_plan.json", self.run.path / "events.jsonl", *snapshots.finish()]
         self.run.finish("train", inputs, outputs, time.perf_counter() - started)
 
     def sample(self) -> None:
@@ -220,25 +156,10 @@ class _Experiment:
         self.watcher.stage("measure", 1, "stage")
         sets = [SampleSet.read(self.run.path / name.removeprefix("sample:")) for name in sorted(inputs)]
         path = self.run.path / "metrics.json"
-        results = evaluate(sets, self._aims(), self.data, self.recipe.evaluation.asr_threshold)
+        results = evaluate(sets, self.aims(), self.data, self.recipe.evaluation.asr_threshold)
         write_atomic(path, json.dumps(results.to_dict(), indent=2) + "\n")
         self.run.finish("evaluate", inputs, [path], time.perf_counter() - started)
         self.watcher.advance(1)
-
-    def _check_sampling(self) -> None:
-        """Find steps or a spacing that cannot be sampled before the training, not after it."""
-        plan, quality = self.recipe.sampling, self.recipe.evaluation
-        plan.sampler.build(self.scheduler_config, plan.num_inference_steps or None)
-        if any(implant.attack.view(implant.trigger) is not None for implant in self.implants.each):
-            for clip in plan.clips:
-                check_viewable(self.settings.model_copy(update={"clip": clip}), self.scheduler_config)
-        if quality.quality_n:
-            quality.quality_sampler.build(self.scheduler_config, quality.quality_steps)
-            if len(self.data) < 2 * KD_LEAST:
-                raise RecipeError(
-                    f"evaluation.quality_n is {quality.quality_n}, but the data set has only {len(self.data)} images; "
-                    f"quality needs at least {2 * KD_LEAST} to compare with. Write quality_n = 0 or use more data."
-                )
 
     def _sample_set(
         self, kind: str, settings: SamplingSettings, n: int, checkpoint: Checkpoint, prefix: str = ""
@@ -282,39 +203,19 @@ class _Experiment:
         steps = settings.num_inference_steps or settings.sampler.default_steps(train_timesteps(self.scheduler_config))
         return f"{settings.sampler.component_name}-{steps}-{settings.clip}"
 
-    def _training_log(self, job: Job) -> Callable[[Progress], None]:
+    def _tracked(self) -> tuple[Path, str, dict[str, Any]]:
+        """What a tracker is told first: its folder, the run's name, the recipe."""
+        return self.run.path / "tracking", self.run.path.name, placeless(self.recipe.to_dict())
+
+    def _training_log(self, job: Job, tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
         log, batch = EventLog(self.run.path / "events.jsonl"), self.recipe.training.train_batch_size
         self.watcher.stage("train", job.total_steps * batch, "images")
 
         def report(progress: Progress) -> None:
             log.append(progress.to_dict())
+            tell(progress)
             losses = {"clean": progress.loss_clean, "poisoned": progress.loss_poisoned}
             said = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None)
             self.watcher.advance(progress.step * batch, f"loss {said}  {progress.images_per_s:.0f} images/s")
 
         return report
-
-    def _aims(self) -> dict[str, Aim]:
-        """What each kind of triggered samples should show, and, of several, whose they are."""
-        kinds, aims = self.implants.by_kind, {}
-        for (kind, implant), (_, _, target) in zip(kinds.items(), self.recipe.designs, strict=True):
-            words = {"trigger": implant.trigger.name, "target": target.component_name}
-            aims[kind] = Aim(implant.target, words if len(kinds) > 1 else {})
-        return aims
-
-    def _card(self) -> Card:
-        told: list[dict[str, Any]] = [
-            {**backdoor.told(), "own_sampler": implant.attack.view(implant.trigger) is not None}
-            for backdoor, implant in zip(self.recipe.backdoors, self.implants.each, strict=False)
-        ]
-        return Card(
-            backdoored=bool(told),
-            base=placeless(self.recipe.model.base) or None,
-            data=self.data.name,
-            recipe=placeless(self.recipe.to_dict()),
-            **(told[0] if told else {}),
-            further=told[1:],
-        )
-
-    def _pictures(self) -> dict[str, bytes]:
-        return self.implants.pictures(scale=max(1, 128 // self.shape[1])) if self.recipe.backdoors else {}

@@ -9,6 +9,7 @@ import pytest
 from baddiffusion import pipeline, recipe
 from baddiffusion.checkpoint import Checkpoint
 from baddiffusion.cli import running
+from baddiffusion.errors import RunError
 from baddiffusion.recipe import Recipe
 
 
@@ -100,6 +101,35 @@ class TestTrain:
         assert {key: getattr(given.training, key) for key in training} == training
         assert (given.seed, given.model.base, given.poison.rate) == (6, "some/folder", 0.25)
         assert (given.trigger.component_name, given.target.component_name) == ("stop-sign", "shoe")
+
+
+class TestTracker:
+    @pytest.mark.parametrize("verb", ["run", "train"])
+    def test_reaches_the_pipeline(self, ask, monkeypatch: pytest.MonkeyPatch, verb: str, tmp_path: Path):
+        seen = []
+
+        def remember(recipe, runs, watcher, until, tracker):
+            seen.append((until, tracker))
+            raise RunError("far enough")
+
+        monkeypatch.setattr(pipeline, "run_recipe", remember)
+        monkeypatch.setattr(running, "announce", lambda *_: None)
+        monkeypatch.setattr("accelerate.tracking._available_trackers", ["tensorboard"])
+        for flag in ((), ("--tracker", "tensorboard")):
+            assert ask(verb, "smoke", "--runs", tmp_path, *flag).code == 2
+        until = {"run": "evaluate", "train": "train"}[verb]
+        assert seen == [(until, None), (until, "tensorboard")]
+
+    @pytest.mark.parametrize("rest", [(), ("--dry-run",)])
+    def test_an_unknown_one_is_told_before_anything_else(self, ask, tmp_path: Path, rest):
+        told = ask("run", "smoke", "--runs", tmp_path, "--tracker", "wandbb", *rest)
+        assert (told.code, told.out) == (2, "")
+        assert told.err.startswith("error: tracker 'wandbb' is unknown. Did you mean 'wandb'? accelerate offers aim, ")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_help_says_that_nobody_logs_in(self, ask):
+        said = " ".join(ask("run", "--help").out.replace("│", " ").split())
+        assert "by default to none. Nobody is asked to log in: wandb stays offline unless WANDB_MODE says" in said
 
 
 class TestDemo:

@@ -116,6 +116,12 @@ TRAINING_MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"use_ema": "perhaps"}, "use_ema is 'perhaps'; it must be a valid boolean, unable to interpret input."),
     ({"checkpointing_steps": 0}, "checkpointing_steps is 0; it must be at least 1."),
     ({"logging_steps": 0}, "logging_steps is 0; it must be at least 1."),
+    ({"snapshot_steps": [0, 1]}, "snapshot_steps.0 is 0; it must be at least 1."),
+    (
+        {"snapshot_steps": [5, 2, 5]},
+        "snapshot_steps is [5, 2, 5]; write the steps in ascending order, none of them twice: [2, 5].",
+    ),
+    ({"snapshot_steps": [3, 3]}, "snapshot_steps is [3, 3]; write the steps in ascending order, none of them twice: "),
     ({"batch_size": 3}, "batch_size is not a known key. Did you mean 'train_batch_size'? Known keys: "),
 ]
 
@@ -125,3 +131,16 @@ def test_training_settings_say_what_they_allow(values: dict[str, Any], message: 
     with pytest.raises(RecipeError) as caught:
         TrainingSettings(**values)
     assert str(caught.value).startswith(message)
+
+
+def test_what_a_training_does_not_keep_is_not_named() -> None:
+    assert "snapshot_steps" not in TrainingSettings().model_dump(mode="json")
+    kept = TrainingSettings(snapshot_steps=(10, 20))
+    assert kept.model_dump(mode="json")["snapshot_steps"] == [10, 20]
+    assert TrainingSettings(**kept.model_dump(mode="json")) == kept
+    assert "snapshot_steps" not in kept.model_dump(exclude={"snapshot_steps"})
+
+
+def test_the_images_of_some_steps_count_the_short_batches() -> None:
+    settings = TrainingSettings(train_batch_size=8)
+    assert [settings.images_after(step, 20) for step in range(7)] == [0, 8, 16, 20, 28, 36, 40]

@@ -233,7 +233,7 @@ def test_card_says_backdoored_first(written: Checkpoint) -> None:
     for said in ("`box (side_px 14)` → target `hat`", "poison rate 0.1", "baddiffusion"):
         assert said in first
     assert "![trigger](trigger.png) | ![target](target.png)" in body
-    assert "- asr: 0.9375 [0.85, 0.97] (n 64)" in body
+    assert "| asr | 0.9375 | 0.85 to 0.97 | 64 |" in body
     assert '"seed": 7' in body
     assert "detection" in body
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -69,3 +70,16 @@ def test_the_numbers_of_the_card_are_those_beside_it() -> None:
     measured = json.loads((checkpoint.path / "metrics.json").read_text())
     assert checkpoint.card is not None
     assert checkpoint.card.metrics == measured["estimates"]
+
+
+def test_the_readme_is_what_the_card_says() -> None:
+    for name in NAMES:
+        checkpoint = packaged(name)
+        assert checkpoint.card is not None
+        pictures = sorted(path.name for path in checkpoint.path.glob("*.png"))
+        assert (checkpoint.path / "README.md").read_text() == checkpoint.card.readme(pictures)
+    text = (packaged("backdoored").path / "README.md").read_text()
+    (rate,) = re.findall(
+        r"\| asr \| (\S+) \| \S+ to \S+ \| 128 \| kind triggered, sampler ddpm, steps 1000, clip off", text
+    )
+    assert float(rate) >= 0.9

@@ -333,6 +333,81 @@ def test_all_poisoned_has_no_clean_loss() -> None:
     assert all(p.loss_poisoned > 0 for p in seen)
 
 
+# -- snapshots ---------------------------------------------------------------------------------------------------------
+
+
+class Album:
+    """Keeps the weights of every snapshot; raises at ``stop``."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.stop = stop
+        self.weights: dict[int, torch.Tensor] = {}
+
+    def __call__(self, step: int, model: torch.nn.Module) -> None:
+        if step == self.stop:
+            raise Stopped
+        assert step not in self.weights
+        assert not model.training
+        self.weights[step] = flat(model).clone()
+
+
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_a_snapshot_is_what_a_training_of_that_length_ends_with(use_ema: bool) -> None:
+    options = {"use_ema": use_ema, "ema_decay": 0.5, "lr_scheduler": "constant", "logging_steps": 5}
+    album = Album()
+    whole = train(fresh(), job(**options, snapshot_steps=(3, 4, 6)), on_snapshot=album)
+    assert list(album.weights) == [3, 4, 6]
+    for step in (3, 4):
+        assert torch.equal(album.weights[step], flat(train(fresh(), job(**options, max_train_steps=step))))
+    assert torch.equal(album.weights[6], flat(whole))
+    assert torch.equal(flat(whole), flat(train(fresh(), job(**options))))
+
+
+@pytest.mark.parametrize("stop", [2, 3, 5, None])
+def test_a_resumed_training_takes_the_same_snapshots(stop: int | None, tmp_path: Path) -> None:
+    options = {"use_ema": True, "ema_decay": 0.9, "checkpointing_steps": 1, "snapshot_steps": (2, 3, 5)}
+    unbroken, broken, rest = Album(), Album(stop), Album()
+    train(fresh(), job(**options), on_snapshot=unbroken)
+    try:
+        train(fresh(), job(**options), tmp_path, on_snapshot=broken)
+    except Stopped:
+        train(fresh(), job(**options), tmp_path, on_snapshot=rest)
+        assert next(iter(rest.weights)) == stop  # no state says that a step is past whose snapshot was never made
+    taken = broken.weights | rest.weights
+    assert list(taken) == [2, 3, 5]
+    assert all(torch.equal(taken[step], unbroken.weights[step]) for step in taken)
+
+
+def test_weights_that_are_not_finite_are_no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "denoising_loss", failing_from(3))
+    album = Album()
+    with pytest.raises(RunError, match=r"not finite \(NaN or infinity\) before step 5 of 6"):
+        train(fresh(), job(logging_steps=100, snapshot_steps=(3, 5)), on_snapshot=album)
+    assert list(album.weights) == [3]
+
+
+def test_a_snapshot_behind_the_end_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError,
+        match=r"^training.snapshot_steps names step 9 but the training has only 6 steps; leave it out or train "
+        r"longer.$",
+    ):
+        train(fresh(), job(snapshot_steps=(2, 9)), tmp_path / "state")
+    assert not (tmp_path / "state").exists()
+
+
+def test_snapshots_are_no_part_of_a_jobs_identity() -> None:
+    assert job(snapshot_steps=(2, 4)).identity(fresh()) == job().identity(fresh())
+
+
+def test_room_for_the_snapshots_is_found_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = 4 * sum(parameter.numel() for parameter in fresh().parameters())
+    monkeypatch.setattr(os, "statvfs", lambda folder: SimpleNamespace(f_bavail=11 * weights, f_frsize=1))
+    train(fresh(), job(snapshot_steps=(2,)), tmp_path / "one")
+    with pytest.raises(RunError, match=r"two has \d+ MB left; this training writes up to \d+ MB. Make room"):
+        train(fresh(), job(snapshot_steps=(2, 3)), tmp_path / "two")
+
+
 # -- resuming ----------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +435,13 @@ def test_a_training_that_is_stopped_again_and_again_ends_with_the_same_weights(t
         with pytest.raises(Stopped):
             train(fresh(), job(checkpointing_steps=1), tmp_path, stop_at(k))
     assert digest(train(fresh(), job(checkpointing_steps=3, logging_steps=2), tmp_path)) == unbroken
+
+
+def test_how_far_a_state_is_can_be_asked(tmp_path: Path) -> None:
+    assert state.TrainingState.reached(tmp_path) == 0
+    with pytest.raises(Stopped):
+        train(fresh(), job(), tmp_path, stop_at(5))
+    assert state.TrainingState.reached(tmp_path) == 4
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
@@ -436,8 +518,9 @@ def test_a_damaged_state_is_refused(damage: str, tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
     whole = file.read_bytes()
     file.write_bytes({"cut": whole[: len(whole) // 2], "noise": b"\xff" * 500, "empty": b""}[damage])
-    with pytest.raises(RunError, match=r"state.safetensors is damaged \(.+\); delete it to train from the start.$"):
-        train(fresh(), job(), tmp_path)
+    for use in (lambda: train(fresh(), job(), tmp_path), lambda: state.TrainingState.reached(tmp_path)):
+        with pytest.raises(RunError, match=r"state.safetensors is damaged \(.+\); delete it to train from the start.$"):
+            use()
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path) -> None:

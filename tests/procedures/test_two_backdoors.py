@@ -86,6 +86,7 @@ def test_the_resolved_recipe_lists_them_and_nothing_twice(file: Path, tmp_path: 
         "name": "sampler-matched",
         "sampler": "ode",
         "shift": "noise",
+        "trigger_only": False,
         "trigger": {"name": "box", "side_px": 6, "value": 0.0},
         "target": {"name": "corner", "side_px": 10, "value": 0.0},
         "rate": 0.25,
@@ -129,7 +130,7 @@ REFUSED = {
     "attack.1.name=clean": "attack.1.name is 'clean', which implants nothing; leave this entry out.",
     "attack.1.trigger.side_px=0": "attack.1.trigger.side_px is 0; it must be at least 1.",
     "attack.0.kapa=2": "attack.0.kapa is not a known key. Did you mean 'kappa'? Known keys: kappa, "
-    "num_inference_steps, sampler, shift, zeta.",
+    "num_inference_steps, sampler, shift, trigger_only, zeta.",
     'attack=[{name = "baddiffusion", trigger = "box"}]': "attack.0.target is missing.",
     "attack=[]": "attack is an empty list; name at least one attack, or leave it out.",
     'attack=["baddiffusion"]': "attack.0 is 'baddiffusion'; it must be a table with name, trigger, target and rate. "

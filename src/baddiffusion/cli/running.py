@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["FamiliarFlags", "demo", "run", "train"]
 
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=1, negative="", show_default=False)]
+Tracker = Annotated[str | None, Parameter(show_default=False)]
 Runs = Annotated[Path, Parameter(name=["--runs", "--output-dir"])]
 FULL_DEMO = ("sampling.num_inference_steps=1000", "sampling.n=128")
 
@@ -80,7 +81,14 @@ KEYS = {
 
 @app.command(group=EXPERIMENT, sort_key=2)
 def run(
-    recipe: str, /, *, set_: Overrides = (), runs: Runs = Path("runs"), dry_run: Switch = False, json: Json = False
+    recipe: str,
+    /,
+    *,
+    set_: Overrides = (),
+    runs: Runs = Path("runs"),
+    tracker: Tracker = None,
+    dry_run: Switch = False,
+    json: Json = False,
 ) -> None:
     """Carry out a recipe: train, sample, measure, write the page.
 
@@ -92,10 +100,12 @@ def run(
         recipe: A recipe file (.toml), or the name of a packaged one: see `baddiffusion list recipes`.
         set_: Overrides of the recipe, key=value; for example poison.rate=0.05 or data.path=FOLDER.
         runs: Folder for the run's own folder.
+        tracker: Log the training to one of accelerate's trackers too, such as tensorboard; by default to none. Nobody
+            is asked to log in: wandb stays offline unless WANDB_MODE says otherwise. Files go to the run's tracking/.
         dry_run: Say what it would cost on this machine, and stop.
         json: Write the results as JSON.
     """
-    _carry_out(_load(recipe, set_), runs, "evaluate", dry_run, json)
+    _carry_out(_load(recipe, set_), runs, "evaluate", dry_run, json, tracker)
 
 
 @app.command(group=EXPERIMENT, sort_key=3)
@@ -105,6 +115,7 @@ def train(
     *,
     set_: Overrides = (),
     runs: Runs = Path("runs"),
+    tracker: Tracker = None,
     dry_run: Switch = False,
     json: Json = False,
     flags: FamiliarFlags | None = None,
@@ -119,11 +130,13 @@ def train(
         recipe: A recipe file (.toml), or the name of a packaged one: see `baddiffusion list recipes`.
         set_: Overrides of the recipe, key=value; for example poison.rate=0.05 or data.path=FOLDER.
         runs: Folder for the run's own folder.
+        tracker: Log the training to one of accelerate's trackers too, such as tensorboard; by default to none. Nobody
+            is asked to log in: wandb stays offline unless WANDB_MODE says otherwise. Files go to the run's tracking/.
         dry_run: Say what it would cost on this machine, and stop.
         json: Write where the checkpoint is as JSON.
     """
     familiar = flags.overrides() if flags is not None else []
-    _carry_out(_load(recipe, (*set_, *familiar)), runs, "train", dry_run, json)
+    _carry_out(_load(recipe, (*set_, *familiar)), runs, "train", dry_run, json, tracker)
 
 
 @app.command(group=EXPERIMENT, sort_key=1)
@@ -150,8 +163,19 @@ def _load(recipe: str, overrides: tuple[str, ...]) -> Recipe:
     return Recipe.load(recipe, overrides)
 
 
-def _carry_out(recipe: Recipe, runs: Path, until: Literal["train", "evaluate"], dry_run: bool, json: bool) -> None:
+def _carry_out(
+    recipe: Recipe,
+    runs: Path,
+    until: Literal["train", "evaluate"],
+    dry_run: bool,
+    json: bool,
+    tracker: str | None = None,
+) -> None:
     path = runs / f"{recipe.name}-{recipe.digest}"
+    if tracker is not None:
+        from baddiffusion.training import require_tracker
+
+        require_tracker(tracker)
     if dry_run:
         cost = {
             "recipe": recipe.name,
@@ -170,7 +194,7 @@ def _carry_out(recipe: Recipe, runs: Path, until: Literal["train", "evaluate"], 
         return
     announce(recipe, path, until)
     with watching() as watcher:
-        finished = run_recipe(recipe, runs, watcher, until)
+        finished = run_recipe(recipe, runs, watcher, until, tracker)
     if until == "train":
         _tell_checkpoint(finished, json)
         return

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,32 +15,16 @@ from torch import Tensor
 
 from baddiffusion.data import ImageData
 from baddiffusion.diffusion import ForwardTable, NoiseSchedule, denoising_loss
-from baddiffusion.errors import RunError
 from baddiffusion.images import Pixels, from_uint8
 from baddiffusion.models import denoiser
 from baddiffusion.poisoning import Implant, Implants, PoisonPlan, parts
 from baddiffusion.precision import autocast, resolve_precision
 from baddiffusion.training.batches import draw, order
+from baddiffusion.training.meter import Meter, Progress
 from baddiffusion.training.settings import TrainingSettings
 from baddiffusion.training.state import TrainingState, require_space
 
-__all__ = ["Job", "Progress", "train"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What one logging interval showed; a line of ``events.jsonl``. Losses are means over the interval."""
-
-    step: int
-    total: int
-    loss_clean: float | None
-    loss_poisoned: float | None
-    lr: float
-    images_per_s: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+__all__ = ["Job", "train"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +67,7 @@ class Job:
     def identity(self, model: torch.nn.Module) -> str:
         """A hash of all of it and of the starting weights: a stored state is used only where it fits."""
         hasher = hashlib.blake2b(digest_size=16)
-        settings = self.settings.model_dump(exclude={"checkpointing_steps", "logging_steps"})
+        settings = self.settings.model_dump(exclude={"checkpointing_steps", "logging_steps", "snapshot_steps"})
         poisons = len(self.plan.indices) > 0  # without poisoned images, trigger and target decide nothing
         attack = self.implant.attack.to_dict() if poisons else None
         hasher.update(repr([self.data.digest, self.plan.digest, settings, self.seed, attack]).encode())
@@ -103,6 +84,7 @@ def train(
     job: Job,
     state_dir: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_snapshot: Callable[[int, torch.nn.Module], None] | None = None,
 ) -> torch.nn.Module:
     """Train ``model`` in place and return it, resuming from ``state_dir`` if a state of the same job lies there.
 
@@ -114,6 +96,9 @@ def train(
         job: what to train on, and how.
         state_dir: where to keep the state; None trains without a net under it.
         on_progress: called every ``logging_steps`` on the main process.
+        on_snapshot: called there after each of the ``snapshot_steps``, with the step and the network at its weights of
+            that moment, which are training's again afterwards. A training that is resumed before such a step calls
+            it once more, and with the same weights.
 
     Returns:
         The network with the final weights: the average if ``use_ema``.
@@ -121,15 +106,16 @@ def train(
     Raises:
         RunError: the loss is not finite (the last good state is kept), the folder cannot be written, or holds the state
             of another job.
-        RecipeError: the warm-up is longer than the training, or two backdoors share a trigger or an image.
+        RecipeError: the warm-up is longer than the training, a snapshot lies behind its end, or two backdoors share a
+            trigger or an image.
 
     Source: arXiv 2212.05400, Algorithm 1.
     """
-    job.settings.learning_rate_at(0, job.total_steps)
+    job.settings.check(job.total_steps)
     if state_dir is not None:
-        require_space(state_dir, model)
+        require_space(state_dir, model, len(job.settings.snapshot_steps))
     trainer = _Trainer(model, job, state_dir)
-    trainer.run(on_progress or (lambda progress: None))
+    trainer.run(on_progress or (lambda progress: None), on_snapshot or (lambda step, model: None))
     return trainer.result()
 
 
@@ -156,10 +142,10 @@ class _Trainer:
         precision = {"no": "float32"}.get(self.settings.mixed_precision, self.settings.mixed_precision)
         self.precision = resolve_precision(precision, self.device)  # type: ignore[arg-type]
 
-    def run(self, on_progress: Callable[[Progress], None]) -> None:
+    def run(self, on_progress: Callable[[Progress], None], on_snapshot: Callable[[int, torch.nn.Module], None]) -> None:
         """Take every step that is left."""
         total, size = self.job.total_steps, len(self.job.data)
-        meter = _Meter(self.device)
+        meter = Meter(self.device)
         saved = self.step
         indices = order(self.job.seed, size, self.settings.train_batch_size, self.step, total)
         batches = self.job.data.batches(
@@ -171,10 +157,14 @@ class _Trainer:
             self.step += 1
             logs = self.step % self.settings.logging_steps == 0 or self.step == total
             saves = self.step % self.settings.checkpointing_steps == 0 or self.step == total
-            if logs or (saves and self.state_dir is not None):
+            shows = self.step in self.settings.snapshot_steps
+            if logs or shows or (saves and self.state_dir is not None):
                 progress = meter.read(self.accelerator, self.step, total, rate, saved)  # sums over all processes
                 if self.accelerator.is_main_process:
                     on_progress(progress)
+            if shows and self.accelerator.is_main_process:
+                with self._at_its_result() as model:  # before the state: what a state says is past has been kept
+                    on_snapshot(self.step, model)
             if saves and self.state_dir is not None:
                 self._save()
                 saved = self.step
@@ -187,7 +177,22 @@ class _Trainer:
                     parameter.copy_(self.average[name])
         return self.model.eval()
 
-    def _take_step(self, pixels: Pixels, part_of: Tensor, rate: float, meter: _Meter) -> None:
+    @contextmanager
+    def _at_its_result(self) -> Iterator[torch.nn.Module]:
+        """The network as `result` would leave it now. The weights that are trained change places with their average."""
+        self._exchange()
+        try:
+            yield self.model.eval()
+        finally:
+            self._exchange()
+            self.model.train()
+
+    def _exchange(self) -> None:
+        for name, parameter in self.model.named_parameters():
+            if name in self.average:
+                parameter.data, self.average[name] = self.average[name], parameter.data
+
+    def _take_step(self, pixels: Pixels, part_of: Tensor, rate: float, meter: Meter) -> None:
         x = from_uint8(pixels)
         draws = draw(self.job.seed, self.step, x, len(self.tables[0]), self.settings.random_flip, self.weights)
         x = torch.where(draws.flip.view(-1, 1, 1, 1), x.flip(-1), x)
@@ -251,46 +256,3 @@ class _Trainer:
             for name, mean in self.average.items():
                 mean.copy_(state.tensors[f"average.{name}"])
         self.step = state.step
-
-
-class _Meter:
-    """Losses summed on the device, read (and checked) only when they are logged."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
-        self._norms = torch.zeros((), device=device)
-        self._since = time.perf_counter()
-
-    def add(self, losses: Tensor, poisoned: Tensor) -> None:
-        """Count one micro-batch."""
-        p = poisoned.double()
-        values = losses.double()
-        self._sums += torch.stack([(values * (1 - p)).sum(), (1 - p).sum(), (values * p).sum(), p.sum()])
-
-    def check(self, norm: Any) -> None:
-        """Remember a gradient norm: a NaN or infinity in any of them is found at the next reading."""
-        self._norms += norm
-
-    def read(self, accelerator: Accelerator, step: int, total: int, lr: float, saved: int) -> Progress:
-        """Return the means since the last reading.
-
-        Raises:
-            RunError: a loss or a gradient was not finite.
-        """
-        sums = accelerator.reduce(self._sums, reduction="sum").tolist()
-        if not (math.isfinite(sum(sums)) and math.isfinite(float(self._norms))):
-            raise RunError(
-                f"the loss or its gradient is not finite (NaN or infinity) before step {step} of {total}. The state of "
-                f'step {saved} is kept. Lower training.learning_rate (now {lr:.2g}) or set mixed_precision = "no".'
-            )
-        elapsed, self._since = time.perf_counter() - self._since, time.perf_counter()
-        self._sums.zero_()
-        self._norms.zero_()
-        return Progress(
-            step=step,
-            total=total,
-            loss_clean=sums[0] / sums[1] if sums[1] else None,
-            loss_poisoned=sums[2] / sums[3] if sums[3] else None,
-            lr=lr,
-            images_per_s=(sums[1] + sums[3]) / elapsed,
-        )

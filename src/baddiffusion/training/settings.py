@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float64
-from pydantic import Field
+from pydantic import Field, model_serializer, model_validator
 from torch import Tensor
 
 from baddiffusion.errors import RecipeError
@@ -41,6 +43,7 @@ class TrainingSettings(Settings):
         random_flip: mirror half of the training images, before they are stamped.
         checkpointing_steps: how often the state that resuming needs is written.
         logging_steps: how often losses are written, and checked for NaN.
+        snapshot_steps: after how many steps the weights are kept, as checkpoints beside the final one.
 
     Source: arXiv 2212.05400, section 4 and Algorithm 1.
     """
@@ -63,6 +66,21 @@ class TrainingSettings(Settings):
     random_flip: bool = True
     checkpointing_steps: Annotated[int, Field(ge=1)] = 1000
     logging_steps: Annotated[int, Field(ge=1)] = 10
+    snapshot_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+    @model_validator(mode="after")
+    def _snapshots_ascend(self) -> TrainingSettings:
+        if any(earlier >= later for earlier, later in pairwise(self.snapshot_steps)):
+            raise RecipeError(
+                f"snapshot_steps is {list(self.snapshot_steps)}; write the steps in ascending order, none of them "
+                f"twice: {sorted(set(self.snapshot_steps))}."
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_snapshots_unless_asked(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        # What is not asked for is not named, so that recipes without snapshots keep their digest.
+        return {key: value for key, value in write(self).items() if key != "snapshot_steps" or value}
 
     def steps_per_epoch(self, size: int) -> int:
         """Optimizer steps of one pass over ``size`` images; the last batch of a pass may be smaller."""
@@ -71,6 +89,29 @@ class TrainingSettings(Settings):
     def total_steps(self, size: int) -> int:
         """Optimizer steps of the whole training on ``size`` images."""
         return self.max_train_steps or self.num_epochs * self.steps_per_epoch(size)
+
+    def images_after(self, step: int, size: int) -> int:
+        """Images seen in the first ``step`` steps on ``size`` images.
+
+        Example:
+            >>> TrainingSettings(train_batch_size=8).images_after(4, size=20)  # batches of 8, 8 and 4, then of 8
+            28
+        """
+        passes, batches = divmod(step, self.steps_per_epoch(size))
+        return passes * size + batches * self.train_batch_size
+
+    def check(self, total: int) -> None:
+        """See to it that warm-up and snapshots fit into a training of ``total`` steps.
+
+        Raises:
+            RecipeError: the warm-up is longer than the training, or a snapshot lies behind its end.
+        """
+        self.learning_rate_at(0, total)
+        if self.snapshot_steps and self.snapshot_steps[-1] > total:
+            raise RecipeError(
+                f"training.snapshot_steps names step {self.snapshot_steps[-1]} but the training has only {total} "
+                f"steps; leave it out or train longer."
+            )
 
     def timestep_weights(self, timesteps: int) -> Float64[Tensor, " T"] | None:
         """How often each timestep is drawn, relative to the others; None if all are drawn alike.

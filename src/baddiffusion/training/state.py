@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -64,12 +66,9 @@ class TrainingState:
         path = folder / FILE_NAME
         if not path.exists():
             return None
-        try:
-            with safe_open(path, framework="pt") as stored:
-                metadata = stored.metadata() or {}
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{path} is damaged ({error}); delete it to train from the start.") from None
+        with _reading(path) as stored:
+            metadata = stored.metadata() or {}
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
         if metadata.get("identity") != identity:
             raise RunError(
                 f"{path} belongs to a training with other settings, data or starting weights; "
@@ -77,12 +76,34 @@ class TrainingState:
             )
         return cls(int(metadata["step"]), identity, tensors)
 
+    @staticmethod
+    def reached(folder: Path) -> int:
+        """The step of the state that lies there, read from the file's header alone; 0 if there is none.
 
-def require_space(folder: Path, model: torch.nn.Module) -> None:
+        Raises:
+            RunError: the file is damaged.
+        """
+        path = folder / FILE_NAME
+        if not path.exists():
+            return 0
+        with _reading(path) as stored:
+            return int((stored.metadata() or {}).get("step", 0))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as stored:
+            yield stored
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it to train from the start.") from None
+
+
+def require_space(folder: Path, model: torch.nn.Module, snapshots: int = 0) -> None:
     """Find a full disk or an unwritable folder before the work, not after it.
 
     Raises:
-        RunError: the folder cannot be written, or holds less than two states and a checkpoint need.
+        RunError: the folder cannot be written, or holds less than two states, a checkpoint and the snapshots need.
     """
     probe = folder / f".probe.{os.getpid()}"
     try:
@@ -95,7 +116,7 @@ def require_space(folder: Path, model: torch.nn.Module) -> None:
             probe.unlink()
         raise RunError(f"{folder} cannot be written ({error}); choose another output folder.") from None
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    needed = 10 * weights
+    needed = (10 + snapshots) * weights
     if available < needed:
         raise RunError(
             f"{folder} has {available / 1e6:.0f} MB left; this training writes up to {needed / 1e6:.0f} MB. "
