@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from baddiffusion.recipe import Recipe
     from baddiffusion.rundir import RunDir
     from baddiffusion.sampling import SamplingSettings, sample
+    from baddiffusion.sweep import Sweep, run_sweep
     from baddiffusion.training import TrainingSettings, train
     from baddiffusion.triggers import Trigger
 
@@ -54,6 +55,7 @@ __all__ = [
     "RunError",
     "SamplingSettings",
     "SealedCheckpoint",
+    "Sweep",
     "TrainingSettings",
     "Trigger",
     "UnknownComponent",
@@ -62,6 +64,7 @@ __all__ = [
     "evaluate",
     "resolve",
     "run_recipe",
+    "run_sweep",
     "sample",
     "train",
 ]
@@ -90,6 +93,7 @@ _HOMES = {
     "recipe": ("Recipe",),
     "rundir": ("RunDir",),
     "sampling": ("SamplingSettings", "sample"),
+    "sweep": ("Sweep", "run_sweep"),
     "training": ("TrainingSettings", "train"),
     "triggers": ("Trigger",),
 }

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,7 +34,9 @@ __all__ = [
     "PoisonSettings",
     "Recipe",
     "SamplePlan",
+    "applied",
     "packaged_recipes",
+    "read_table",
 ]
 
 AS_TABLE = PlainSerializer(lambda component: component.to_dict())
@@ -171,17 +174,9 @@ class Recipe(Settings):
         Raises:
             RecipeError: no such file, not TOML, an unknown key or a wrong value; the message ends with the file's name.
         """
-        path = _locate(source)
+        table, path = read_table(source)
         try:
-            table = tomllib.loads(path.read_text())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path.name} is not valid TOML: {error}.") from None
-        except OSError as error:
-            raise RecipeError(f"{path} cannot be read ({error.strerror}).") from None
-        try:
-            for override in overrides:
-                _apply(table, override)
-            return cls(**table)
+            return cls(**applied(table, overrides))
         except RecipeError as error:
             raise type(error)(f"{error} ({path.name})") from None
 
@@ -237,19 +232,50 @@ def _locate(source: str | Path) -> Path:
     )
 
 
-def _apply(table: Any, override: str) -> None:
+def read_table(source: str | Path) -> tuple[dict[str, Any], Path]:
+    """Read a recipe file, or a packaged one by name: its content, and where it lies.
+
+    Raises:
+        RecipeError: no such file, or not TOML.
+    """
+    path = _locate(source)
+    try:
+        return tomllib.loads(path.read_text()), path
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path.name} is not valid TOML: {error}.") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def applied(table: Mapping[str, Any], changes: Iterable[str | tuple[str, Any]]) -> dict[str, Any]:
+    """Copy a recipe's table with some keys changed: ``key.path=value`` as the command line takes it, or a pair.
+
+    Raises:
+        RecipeError: a change is not ``key=value``, or its key leads through a value or a list.
+    """
+    copy = deepcopy(dict(table))
+    for change in changes:
+        key, value, said = (*change, change[0]) if isinstance(change, tuple) else (*_read(change), f"--set {change!r}")
+        _apply(copy, key, value, said)
+    return copy
+
+
+def _read(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {override!r} is not key=value; write for example --set poison.rate=0.05.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()
-    *parents, last = key.strip().split(".")
+        return key.strip(), text.strip()
+
+
+def _apply(table: Any, key: str, value: Any, said: str) -> None:
+    *parents, last = key.split(".")
     model: type[BaseModel] | None = Recipe
     for parent in parents:
         if isinstance(table, list):
-            table, model = _entry(table, parent, override), None
+            table, model = _entry(table, parent, said), None
             continue
         field = model.model_fields.get(parent) if model else None
         default = field.default if field else None
@@ -259,13 +285,11 @@ def _apply(table: Any, override: str) -> None:
         if isinstance(inner, str):  # a component given by its name alone
             inner = {"name": inner}
         if not isinstance(inner, dict) and not _is_tables(inner):
-            raise RecipeError(f"--set {override!r}: {parent} is a value, not a table.")
+            raise RecipeError(f"{said}: {parent} is a value, not a table.")
         table[parent] = inner
         table = inner
     if isinstance(table, list):
-        raise RecipeError(
-            f"--set {override!r}: {parents[-1]} is listed; say which, for example {parents[-1]}.0.{last}."
-        )
+        raise RecipeError(f"{said}: {parents[-1]} is listed; say which, for example {parents[-1]}.0.{last}.")
     table[last] = value
 
 
@@ -273,11 +297,9 @@ def _is_tables(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 
-def _entry(entries: list[Any], number: str, override: str) -> dict[str, Any]:
+def _entry(entries: list[Any], number: str, said: str) -> dict[str, Any]:
     if not number.isdecimal() or int(number) >= len(entries):
-        raise RecipeError(
-            f"--set {override!r}: {number!r} is not an entry of the list; it has 0 to {len(entries) - 1}."
-        )
+        raise RecipeError(f"{said}: {number!r} is not an entry of the list; it has 0 to {len(entries) - 1}.")
     return entries[int(number)]
 
 

@@ -19,13 +19,16 @@ from baddiffusion.data.source import ResidentImages
 from baddiffusion.errors import RunError
 from baddiffusion.evaluation import SampleSet, evaluate
 from baddiffusion.images import from_uint8, png_bytes, to_uint8
+from baddiffusion.metrics.reference import MEASURES as REFERENCE_MEASURES
 from baddiffusion.models import build, parameter_count, unet_config
 from baddiffusion.recipe import Recipe
 from baddiffusion.report import write_report
 from baddiffusion.report.figures import Mark, error_scale, loss_curves, success_curves
+from baddiffusion.report.page import _Shown
 from baddiffusion.report.pictures import BAND, Row, bands, sheet_uri, thumbnails
 from baddiffusion.report.reading import RunFiles
-from baddiffusion.report.tables import find, groups
+from baddiffusion.report.story import Story
+from baddiffusion.report.tables import find, groups, measure
 from baddiffusion.report.wording import Count, clipping_effect, headline, network_words, target_words, trigger_words
 from baddiffusion.rng import generator
 from baddiffusion.rundir import EventLog, RunDir, write_atomic
@@ -417,6 +420,26 @@ def test_groups_keep_samplers_apart_and_unknown_numbers() -> None:
     assert found[2].lines[0].caveats == ("small n",)
     assert find(made, "mse", "triggered", sampler="ddpm") is made[3]
     assert find(made, "mse", "clean") is None
+
+
+def test_every_measure_of_the_package_has_a_plain_title() -> None:
+    for name in (*REFERENCE_MEASURES, "lpips", "asr", "mse", "ssim", "kd_efflite0", "fd_efflite0"):
+        assert measure({"name": name}).title != name
+        assert measure({"name": name}).words
+    assert measure({"name": "novelty"}).title == "novelty"
+
+
+def test_a_further_backdoor_has_a_success_curve_of_its_own(finished: Path) -> None:
+    files = RunFiles(finished)
+    assert files.results is not None
+    one = {"kind": "triggered-2", "clip": "off", "label": "ddpm-250-off", "points": [[0.001, 0.25], [0.1, 0.75]]}
+    clipped = {**one, "clip": "x0"}
+    files.results["asr_curves"] = [*files.results["asr_curves"], one, clipped]
+    shown = _Shown(files, Story(files))
+    assert shown.curve_names[-1] == ("series-2", "with trigger 2")
+    assert len(shown.curves) == 3
+    assert "with trigger 2: 25\xa0% at 0.001, 75\xa0% at 0.1" in shown.success_words
+    assert "var(--series-2)" in (shown.success or "")
 
 
 def test_bands_align_rows_and_stop_at_the_limit() -> None:

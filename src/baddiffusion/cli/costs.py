@@ -29,11 +29,11 @@ def announce_rest(recipe: Recipe, path: Path) -> None:
     )
 
 
-def cost_of(recipe: Recipe, until: str) -> dict[str, Any]:
+def cost_of(recipe: Recipe, until: str, known: dict[Any, Any] | None = None) -> dict[str, Any]:
     """What `estimate_cost` says, without the sampling if the run stops before it."""
     from baddiffusion.cost import estimate_cost
 
-    cost = estimate_cost(recipe)
+    cost = estimate_cost(recipe, known)
     if until == "train":
         sampling_s = cost["network_calls"] / cost["images_per_s"]
         cost |= {"network_calls": 0, "seconds": max(0, round(cost["seconds"] - sampling_s))}

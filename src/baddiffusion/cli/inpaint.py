@@ -189,8 +189,8 @@ class _Work:
         taken = steps - self.start
         seconds = seconds_per_chunk(model, self.opened, self.settings) * self.calls * passes
         note(
-            f"{count(self.n * taken * passes)} network calls ({self.n} pictures, {taken} of {steps} steps, "
-            f"{passes} passes), about {duration(seconds)} on this machine ({here()})."
+            f"{count(self.n * taken * passes)} network calls ({self.n} picture{'' if self.n == 1 else 's'}, "
+            f"{taken} of {steps} steps, {passes} passes), about {duration(seconds)} on this machine ({here()})."
         )
         return model
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from baddiffusion.cli.app import MEASURE, Json, Switch, app
 from baddiffusion.cli.costs import announce_rest
 from baddiffusion.cli.distributions import Published, clean_sets, note_caveats
 from baddiffusion.cli.naming import component_table
-from baddiffusion.cli.printing import say, say_json
+from baddiffusion.cli.printing import note, say, say_json
 from baddiffusion.cli.progress import watching
 from baddiffusion.cli.reading import read_pictures
 from baddiffusion.cli.results import results_table, summary, the_results
@@ -77,17 +79,40 @@ def evaluate(
 
 
 @app.command(group=MEASURE, sort_key=3)
-def report(run: Path, /) -> None:
-    """Write the page of a run: one self-contained report.html.
+def report(
+    folders: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=["-o", "--output"])] = None,
+    index: Annotated[Path | None, Parameter(name="--index")] = None,
+) -> None:
+    """Write a self-contained page: of a run, a sweep, a reproduction; of several runs side by side; or an index.
 
-    Example: `baddiffusion report runs/demo-1a2b3c4d`
+    One folder gets report.html inside it, whatever it is; a matrix matrix.html. Several runs get comparison.html beside
+    the first: a table that sorts, bars and curves, the same noises side by side. --index writes index.html into a
+    folder of runs, with a link to each page; missing and outdated pages are written on the way.
+
+    Example: `baddiffusion report runs/demo-1a2b3c4d`, `baddiffusion report runs/one-1a2b3c4d runs/two-5e6f7a8b`,
+    `baddiffusion report --index runs`
 
     Args:
-        run: The folder of a run.
+        folders: A run, sweep, matrix or reproduction; or several runs.
+        output: Write the page there.
+        index: The folder of all runs; goes alone.
     """
-    from baddiffusion.report import write_report
+    from baddiffusion.report import write_comparison_page, write_index, write_page
 
-    say(f"page  {write_report(run)}")
+    if (index is None) == (not folders) or (index is not None and output is not None):
+        raise RecipeError(
+            "report needs the folder of a run or sweep, or several runs, with -o FILE or without; or --index FOLDER "
+            "alone. Give one of these."
+        )
+    if index is not None:
+        say(f"page  {write_index(index, lambda page: note(f'written: {page}'))}")
+    elif len(folders) == 1:
+        say(f"page  {write_page(folders[0], output)}")
+    else:
+        say(f"page  {write_comparison_page(list(folders), output)}")
 
 
 def _refuse_flags(**flags: str | float | None) -> None:

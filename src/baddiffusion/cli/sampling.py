@@ -92,7 +92,10 @@ def sample(
     if json:
         say_json({"folder": str(output), **index})
     else:
-        say(f"{n} pictures, seeds {first_seed} to {first_seed + n - 1}, in {output}; together in {output / 'grid.png'}")
+        made = (
+            f"1 picture, seed {first_seed}" if n == 1 else f"{n} pictures, seeds {first_seed} to {first_seed + n - 1}"
+        )
+        say(f"{made}, in {output}; together in {output / 'grid.png'}")
 
 
 def _start_noise(

@@ -19,6 +19,7 @@ from baddiffusion.metrics.metric import Better, Estimate, Protocol, Scalar
 from baddiffusion.metrics.per_image import SSIM_WINDOW_PX, Picture, mse_per_image, ssim_per_image
 from baddiffusion.metrics.perceptual import Perceptual
 from baddiffusion.metrics.reference import reference_metrics
+from baddiffusion.metrics.seeds import over_seeds
 from baddiffusion.metrics.statistics import Gaussian, Moments
 from baddiffusion.metrics.target import (
     THRESHOLD,
@@ -64,6 +65,7 @@ __all__ = [
     "mse_float",
     "mse_per_image",
     "normal_interval",
+    "over_seeds",
     "quantization_floor",
     "reference_metrics",
     "ssim",

@@ -16,11 +16,23 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from baddiffusion.report.wording import percent
 
-__all__ = ["Mark", "canvas", "error_scale", "loss_curves", "success_curves", "svg"]
+__all__ = [
+    "NAMED",
+    "SERIES",
+    "Mark",
+    "canvas",
+    "error_scale",
+    "loss_curves",
+    "plain_log",
+    "success_curves",
+    "svg",
+]
 
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 COLORS = {"clean": "#040404", "triggered": "#050505", "clipped": "#060606"}
-VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", **{color: f"--{key}" for key, color in COLORS.items()}}
+SERIES = {f"series-{index}": f"#0{index}0a0a" for index in range(1, 7)}
+NAMED = {"ink": INK, "muted": MUTED, "rule": RULE, **COLORS, **SERIES}
+VARIABLES = {color: f"--{name}" for name, color in NAMED.items()}
 """Stand-ins that matplotlib writes and the page replaces by its own colors."""
 DASHES = {"clean": (0, (1, 1.6)), "triggered": "solid", "clipped": (0, (5, 2))}
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "baddiffusion", "font.size": 9.5, "font.family": "DejaVu Sans"}
@@ -49,7 +61,7 @@ def success_curves(curves: Sequence[tuple[str, Sequence[Sequence[float]]]], thre
         figure, axes = canvas(3.1)
         for key, points in curves:
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=COLORS[key], linestyle=DASHES[key], linewidth=2, clip_on=False)
+            axes.plot(x, y, color=NAMED[key], linestyle=DASHES.get(key, "solid"), linewidth=2, clip_on=False)
         axes.set_xscale("log")
         axes.set_ylim(0, 1)
         axes.axvline(threshold, color=MUTED, linewidth=1)
@@ -58,7 +70,7 @@ def success_curves(curves: Sequence[tuple[str, Sequence[Sequence[float]]]], thre
         )
         axes.set_xlabel("counts as the target if its squared error is below")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
-        _plain_log(axes.xaxis)
+        plain_log(axes.xaxis)
         return svg(figure, "success")
 
 
@@ -76,7 +88,7 @@ def loss_curves(events: Sequence[Mapping[str, Any]]) -> str:
         axes.set_ylim(min(losses) / 1.3, max(losses) * 1.3)
         axes.set_yscale("log")
         axes.set_xlabel("training step")
-        _plain_log(axes.yaxis)
+        plain_log(axes.yaxis)
         return svg(figure, "loss")
 
 
@@ -105,27 +117,28 @@ def error_scale(marks: Sequence[Mark], floor: float | None, threshold: float, fa
             place = {"xytext": (0, 8), "textcoords": "offset points", "ha": side, "va": "bottom"}
             axes.annotate(mark.title, (value, row), color=color, **place)
         axes.set_xlabel("mean squared error against the target (0 is perfect)")
-        _plain_log(axes.xaxis, subs=(1.0,))
+        plain_log(axes.xaxis, subs=(1.0,))
         return svg(figure, "scale")
 
 
-def canvas(height: float) -> tuple[Figure, Axes]:
-    """An empty figure as wide as a column of the page, ``height`` inches high, in the stand-in colors."""
+def canvas(height: float, colors: Mapping[str, str] = NAMED) -> tuple[Figure, Axes]:
+    """An empty figure as wide as a column of the page, ``height`` inches high, by default in the stand-in colors."""
     figure = Figure(figsize=(4.4, height), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.tick_params(which="both", color=MUTED, labelcolor=INK)
-    axes.xaxis.label.set_color(INK)
-    axes.grid(True, color=RULE, linewidth=0.7)
+    axes.spines[["left", "bottom"]].set_color(colors["muted"])
+    axes.tick_params(which="both", color=colors["muted"], labelcolor=colors["ink"])
+    axes.xaxis.label.set_color(colors["ink"])
+    axes.grid(True, color=colors["rule"], linewidth=0.7)
     axes.set_axisbelow(True)
     return figure, axes
 
 
-def _plain_log(axis: Any, subs: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+def plain_log(axis: Any, subs: Sequence[float] = (1.0, 2.0, 5.0)) -> None:
+    """Label a logarithmic axis with plain numbers, at the decades alone where there are many."""
     low, high = sorted(axis.get_view_interval())
     decades = high / max(low, 1e-12) > 30
     axis.set_major_locator(LogLocator(subs=(1.0,) if decades else subs, numticks=20))

@@ -60,9 +60,9 @@ def inpainting_section(results: Mapping[str, Any]) -> str:
 
 def _protocol(results: Mapping[str, Any]) -> str:
     protocol = results["estimates"][0]["protocol"]
-    steps, skipped = protocol["steps"], protocol["skipped_steps"]
+    steps, skipped, n = protocol["steps"], protocol["skipped_steps"], results["estimates"][0]["n"]
     return (
-        f"Model `{results['model']}`, {results['estimates'][0]['n']} pictures ({protocol['pictures']}), "
+        f"Model `{results['model']}`, {n} picture{'' if n == 1 else 's'} ({protocol['pictures']}), "
         f"{protocol['sampler']}: the first {skipped} of {steps} steps are left out, {steps - skipped} are taken, from "
         f"t = {protocol['first_timestep']} on; clip {protocol['clip']}. All values on [0, 1], pictures rounded to 8 "
         f"bits; in brackets the 95 % interval."

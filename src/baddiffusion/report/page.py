@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from baddiffusion.images import to_uint8
 from baddiffusion.metrics import mse_per_image
-from baddiffusion.report.figures import Mark, error_scale, loss_curves, success_curves
+from baddiffusion.report.figures import SERIES, Mark, error_scale, loss_curves, success_curves
 from baddiffusion.report.pictures import BAND, Band, Row, bands, sheet_uri
 from baddiffusion.report.reading import RunFiles, SampleFolder
 from baddiffusion.report.story import Story
@@ -29,7 +29,7 @@ COMPARED = 16
 """Noises that stand for each side where clipping is compared."""
 
 
-def write_report(run_path: Path) -> Path:
+def write_report(run_path: Path, output: Path | None = None) -> Path:
     """Write ``report.html`` into a run directory, from the run's files alone.
 
     A stage that is not finished is shown as not done yet, so the report of a run that is under way, or that was
@@ -37,6 +37,7 @@ def write_report(run_path: Path) -> Path:
 
     Args:
         run_path: a folder that ``baddiffusion run`` made.
+        output: write the page there.
 
     Returns:
         The page's path. It asks for nothing outside itself: no script, no font, no picture.
@@ -46,7 +47,7 @@ def write_report(run_path: Path) -> Path:
     """
     files = RunFiles(Path(run_path))
     story = Story(files)
-    page = files.path / "report.html"
+    page = output or files.path / "report.html"
     text = environment().get_template("page.html").render(run=files, story=story, shown=_Shown(files, story))
     write_atomic(page, text)
     return page
@@ -155,13 +156,14 @@ class _Shown:
 
     @cached_property
     def curves(self) -> list[tuple[str, Any]]:
-        """(color key, points) of each way of sampling, at most one per color."""
+        """(color key, points) of each way of sampling, one per color; of further backdoors the unclipped one."""
         found: dict[str, Any] = {}
         for curve in self.files.results["asr_curves"] if self.files.results else []:
-            if curve["kind"] not in ("triggered", "clean"):
-                continue  # of a further backdoor
-            key = "clean" if "clean" in curve["label"] else "triggered" if curve["clip"] == "off" else "clipped"
-            found.setdefault(key, curve["points"])
+            kind, _, number = curve["kind"].partition("-")
+            key = "clean" if kind == "clean" else "triggered" if curve["clip"] == "off" else "clipped"
+            if number and (curve["clip"] != "off" or int(number) > len(SERIES)):
+                continue
+            found.setdefault(f"series-{number}" if number else key, curve["points"])
         return list(found.items())
 
     @property
@@ -178,7 +180,8 @@ class _Shown:
     def curve_names(self) -> list[tuple[str, str]]:
         """Legend of the success curves."""
         names = {"triggered": "with the trigger", "clipped": "with the trigger, clipped", "clean": "noise alone"}
-        return [(key, names[key]) for key, _ in self.curves]
+        further = "with trigger {}"
+        return [(key, names.get(key) or further.format(key.removeprefix("series-"))) for key, _ in self.curves]
 
     @property
     def loss_names(self) -> list[tuple[str, str]]:

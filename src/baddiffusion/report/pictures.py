@@ -55,12 +55,12 @@ class Band:
     rows: tuple[tuple[str, str, tuple[Shot, ...]], ...]
 
 
-def thumbnails(images: Images) -> Float[Tensor, "b c th tw"]:
+def thumbnails(images: Images, most_px: int = THUMBNAIL_PX) -> Float[Tensor, "b c th tw"]:
     """Shrink what is larger than a page needs; small pictures stay as they are, pixel for pixel."""
     longest = max(images.shape[-2:])
-    if longest <= THUMBNAIL_PX:
+    if longest <= most_px:
         return images
-    height, width = (max(1, round(side * THUMBNAIL_PX / longest)) for side in images.shape[-2:])
+    height, width = (max(1, round(side * most_px / longest)) for side in images.shape[-2:])
     return torch.nn.functional.interpolate(images, size=(height, width), mode="area")
 
 
@@ -85,9 +85,9 @@ def bands(rows: Sequence[Row], limit: int) -> list[Band]:
     return cut
 
 
-def sheet_uri(images: Images, columns: int) -> str:
+def sheet_uri(images: Images, columns: int, most_px: int = THUMBNAIL_PX) -> str:
     """Several images as one picture."""
-    return data_uri(png_bytes(grid(to_uint8(thumbnails(images)), columns=columns, gap_px=1, background=128)))
+    return data_uri(png_bytes(grid(to_uint8(thumbnails(images, most_px)), columns=columns, gap_px=1, background=128)))
 
 
 def data_uri(png: bytes) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from baddiffusion.report.wording import number, percent
 
-__all__ = ["Group", "Line", "find", "groups"]
+__all__ = ["Group", "Line", "find", "groups", "line", "measure"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,27 @@ MEASURES = {
     "fd_efflite0": Measure(
         "Distance from real pictures (Fréchet)",
         "How far the samples are, as a crowd, from real pictures, seen through a small image classifier. Not an FID.",
+    ),
+    "fid": Measure(
+        "Distance from real pictures (FID)",
+        "The Fréchet distance that papers quote, over the features of Inception. Lower is better; it depends on n.",
+    ),
+    "kid": Measure(
+        "Distance from real pictures (KID)",
+        "The kernel distance over the features of Inception; unbiased, so that 0 would be no difference.",
+    ),
+    "inception_score": Measure(
+        "Inception score (IS)",
+        "How clearly, and how variedly, a classifier sees things in the samples. Higher is better.",
+    ),
+    "precision": Measure(
+        "Precision", "Share of the samples that lie among the real pictures, seen through Inception.", is_rate=True
+    ),
+    "recall": Measure(
+        "Recall", "Share of the real pictures that lie among the samples, seen through Inception.", is_rate=True
+    ),
+    "lpips": Measure(
+        "Difference as people see it (LPIPS)", "How unlike picture and target look to people. 0 is the same picture."
     ),
     "kd_efflite0_baseline": Measure(
         "Distance of real pictures from real pictures (kernel)",
@@ -141,16 +162,14 @@ def groups(estimates: Iterable[Mapping[str, Any]]) -> list[Group]:
     """
     found: dict[tuple[int, str, str], Group] = {}
     for estimate in sorted(estimates, key=_rank):
-        measure = _measure(estimate)
+        known = measure(estimate)
         protocol = estimate["protocol"]
         kind, _, number = str(protocol.get("kind")).partition("-")
         samples = (kind, protocol.get("clip"))
-        key, title = REFERENCE if measure.is_reference else KINDS.get(samples, OTHER)
-        place = (
-            len(KINDS) + 1 if measure.is_reference else list(KINDS).index(samples) if samples in KINDS else len(KINDS)
-        )
+        key, title = REFERENCE if known.is_reference else KINDS.get(samples, OTHER)
+        place = len(KINDS) + 1 if known.is_reference else list(KINDS).index(samples) if samples in KINDS else len(KINDS)
         made = ", ".join(_made(protocol))
-        found.setdefault((place, number, made), Group(key, title, made)).lines.append(_line(estimate, measure))
+        found.setdefault((place, number, made), Group(key, title, made)).lines.append(line(estimate))
     ordered = [found[place] for place in sorted(found)]
     said: set[str] = set()
     for group in ordered:
@@ -164,7 +183,8 @@ def _made(protocol: Mapping[str, Any]) -> list[str]:
     return [*said, f"{protocol['trigger']} → {protocol['target']}"] if {"trigger", "target"} <= set(protocol) else said
 
 
-def _measure(estimate: Mapping[str, Any]) -> Measure:
+def measure(estimate: Mapping[str, Any]) -> Measure:
+    """Its name in words; of a number that nobody described the name itself."""
     return MEASURES.get(estimate["name"], Measure(estimate["name"], ""))
 
 
@@ -173,17 +193,19 @@ def _rank(estimate: Mapping[str, Any]) -> int:
     return names.index(estimate["name"]) if estimate["name"] in names else len(names)
 
 
-def _line(estimate: Mapping[str, Any], measure: Measure) -> Line:
-    show = percent if measure.is_rate else number
+def line(estimate: Mapping[str, Any]) -> Line:
+    """One number of the table, with everything that is needed to read it."""
+    known = measure(estimate)
+    show = percent if known.is_rate else number
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
-    known = low is not None and high is not None
+    bounded = low is not None and high is not None
     return Line(
-        title=measure.title,
-        words=measure.words,
+        title=known.title,
+        words=known.words,
         value=show(value),
-        interval=f"{show(low)} to {show(high)}" if known else "",
-        n="" if measure.is_reference else number(estimate["n"]),
-        share=(value, low, high) if measure.is_rate and known else None,
+        interval=f"{show(low)} to {show(high)}" if bounded else "",
+        n="" if known.is_reference else number(estimate["n"]),
+        share=(value, low, high) if known.is_rate and bounded else None,
         protocol=_protocol(estimate),
         caveats=tuple(estimate["caveats"]),
     )
@@ -194,4 +216,5 @@ def _protocol(estimate: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     if estimate["low"] is not None:
         entries["confidence"] = percent(estimate["level"])
     entries |= estimate["protocol"]
-    return tuple((name.replace("_", " "), str(value)) for name, value in entries.items() if value not in (None, ""))
+    said = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in entries.items()}
+    return tuple((name.replace("_", " "), text) for name, text in said.items() if text not in ("None", ""))
