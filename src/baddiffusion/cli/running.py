@@ -185,16 +185,18 @@ def _carry_out(
         }
         say_json(cost) if json else say(table(cost_rows(cost)))
         return
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
     from baddiffusion.pipeline import run_recipe
 
     if not Accelerator().is_main_process:  # of torchrun's processes, one speaks
         run_recipe(recipe, runs, until=until)
+        PartialState().destroy_process_group()  # a process that ends inside its group may abort
         return
     announce(recipe, path, until)
     with watching() as watcher:
         finished = run_recipe(recipe, runs, watcher, until, tracker)
+    PartialState().destroy_process_group()
     if until == "train":
         _tell_checkpoint(finished, json)
         return
