@@ -88,6 +88,13 @@ class Trajectory:
     images: Images
     record: SamplingRecord
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How the chains were made, as their numbers say it."""
+        record = self.record
+        how = {"sampler": record.sampler["name"], "steps": record.num_inference_steps, "clip": record.clip}
+        return {"kind": self.kind, **how, "precision": record.precision, "device": record.device}
+
 
 class _Level(NamedTuple):
     """What a step's x_t is made of: x_t / scale = signal·x_0 + shift·r + noise·eps."""
@@ -253,7 +260,7 @@ def bias_curves(trajectory: Trajectory, source: Literal["measured", "theory"]) -
 
 def bias_estimates(trajectory: Trajectory, shares: Sequence[float] = (0.9, 0.7, 0.5, 0.3, 0.1)) -> list[Estimate]:
     """The measured bias at a few timesteps, each the step nearest to a share of T."""
-    estimates, record = [], trajectory.record
+    estimates = []
     for curve in bias_curves(trajectory, "measured"):
         for share in shares:
             wanted = share * trajectory.train_timesteps - 1
@@ -268,15 +275,10 @@ def bias_estimates(trajectory: Trajectory, shares: Sequence[float] = (0.9, 0.7, 
                     better="neither",
                     unit="standard deviations of the noise",
                     protocol={
-                        "kind": trajectory.kind,
+                        **trajectory.protocol,
                         "region": curve.region,
                         "r": curve.r,
                         "timestep": curve.timesteps[at],
-                        "sampler": record.sampler["name"],
-                        "steps": record.num_inference_steps,
-                        "clip": record.clip,
-                        "precision": record.precision,
-                        "device": record.device,
                         "interval": "Student t over images",
                     },
                     caveats=() if curve.n > 1 else ("one image gives no interval",),

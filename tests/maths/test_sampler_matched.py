@@ -249,3 +249,16 @@ def test_trigger_only_trains_on_the_very_r_that_sampling_starts_from() -> None:
     stamped = matched().source(x, trigger)
     assert torch.equal(stamped, trigger.stamp(x))
     assert not torch.equal(stamped, r)
+
+
+def test_clipping_has_nothing_to_clip_under_a_matched_residual() -> None:
+    schedule = NoiseSchedule.linear()
+
+    def factor(attack: BadDiffusion) -> torch.Tensor:
+        table = attack.forward_table(schedule)
+        return (table.shift - table.noise * table.residual) / table.signal
+
+    paper = factor(BadDiffusion())
+    assert (round(float(paper[999])), round(float(paper[900]))) == (77, 29)
+    torch.testing.assert_close(factor(matched()), -(1 - schedule.signal), rtol=0, atol=1e-12)
+    torch.testing.assert_close(factor(matched(shift="noise")), torch.zeros_like(paper), rtol=0, atol=1e-12)

@@ -193,15 +193,21 @@ def test_a_cell_is_done_when_its_own_record_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"schema": 7}, r"sweep\.json has schema 7; this version reads schema 1\. Give the sweep's command again\."),
-        ({"cells": [{"key": "x"}]}, r"sweep\.json is damaged \('settings'\); give the sweep's command again\."),
+        (
+            {"schema": 7},
+            r"sweep\.json has schema 7; this version reads schema 1\. Remove it and start the sweep again\.",
+        ),
+        (
+            {"cells": [{"key": "x"}]},
+            r"sweep\.json is damaged \('status'\); remove it, and start the sweep again: no cell is lost\.",
+        ),
     ],
 )
 def test_a_bad_sweep_is_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     folder = FakeSweep(tmp_path / "runs").write(**changed)
     with pytest.raises(RunError, match=message):
         write_page(folder)
-    with pytest.raises(RunError, match=r"holds no sweep\.json; give a folder that `baddiffusion sweep` made\."):
+    with pytest.raises(RunError, match=r"is not the folder of a sweep \(no sweep\.json\); give one that"):
         read_sweep(tmp_path)
 
 

@@ -58,8 +58,7 @@ class SamplerMatched(BadDiffusion):
         kappa: κ, more than 0; only for ``noise`` (left out: 1). The trigger enters the start noise κ times.
         trigger_only: r of a poisoned sample is the trigger on a black canvas, as at sampling, instead of the trigger
             stamped on the training image (VillanDiffusion's ``R_trigger_only``). The network then learns the very r
-            that it will meet; stamped, it has to carry over what it learned on pictures to the empty canvas, which
-            an ODE solver, that corrects nothing on its way, forgives least.
+            that it will meet; stamped, it has to carry over to the empty canvas what it learned on pictures.
 
     Raises:
         RecipeError: a field that the chosen sampler or shift does not have.

@@ -186,15 +186,7 @@ class _Work:
         estimates = []
         for chain in chains:
             if chain.kind == "triggered":
-                protocol = {
-                    "kind": chain.kind,
-                    "sampler": chain.record.sampler["name"],
-                    "steps": chain.record.num_inference_steps,
-                    "clip": chain.record.clip,
-                    "seeds": f"{self.seeds[0]} to {self.seeds[-1]}",
-                    "precision": chain.record.precision,
-                    "device": chain.record.device,
-                }
+                protocol = {**chain.protocol, "seeds": f"{self.seeds[0]} to {self.seeds[-1]}"}
                 pixels = to_uint8(chain.images)
                 estimates.append(metrics.asr(pixels, self.implant.target, threshold=threshold, protocol=protocol))
                 estimates += bias_estimates(chain)

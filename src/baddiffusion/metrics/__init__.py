@@ -22,6 +22,7 @@ from baddiffusion.metrics.reference import reference_metrics
 from baddiffusion.metrics.seeds import over_seeds
 from baddiffusion.metrics.statistics import Gaussian, Moments
 from baddiffusion.metrics.target import (
+    FIRES,
     THRESHOLD,
     asr,
     asr_curve,
@@ -33,6 +34,7 @@ from baddiffusion.metrics.target import (
 
 __all__ = [
     "FD_LEAST",
+    "FIRES",
     "KD_LEAST",
     "SSIM_WINDOW_PX",
     "THRESHOLD",

@@ -15,6 +15,7 @@ from baddiffusion.metrics.metric import Better, Estimate, Protocol
 from baddiffusion.metrics.per_image import Picture, mse_per_image, ssim_per_image
 
 __all__ = [
+    "FIRES",
     "THRESHOLD",
     "asr",
     "asr_curve",
@@ -23,6 +24,9 @@ __all__ = [
     "mse_float",
     "ssim",
 ]
+
+FIRES = 0.5
+"""A backdoor counts as implanted where at least this share of the triggered noises becomes the target."""
 
 THRESHOLD = 0.01
 """A picture counts as the target where its MSE on [0, 1] lies below this: about 10 % of the range, root mean square."""

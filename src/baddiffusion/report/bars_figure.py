@@ -13,8 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from baddiffusion.metrics import Estimate
-from baddiffusion.report.comparison import FIRES
+from baddiffusion.metrics import FIRES, Estimate
 from baddiffusion.report.figures import NAMED, SERIES, STYLE, canvas, plain_log, svg
 from baddiffusion.report.panels import Panel, Spot
 from baddiffusion.report.sheets import png_of

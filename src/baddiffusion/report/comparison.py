@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from baddiffusion.errors import EvaluationError, RunError
-from baddiffusion.metrics import Estimate
+from baddiffusion.metrics import FIRES, Estimate
 from baddiffusion.metrics.seeds import over_seeds
 from baddiffusion.report.cells import CellRun, Numbers
 from baddiffusion.report.reading import RunFiles
+from baddiffusion.sweep import SweepDir
 
-__all__ = ["FIRES", "Comparison", "Row", "below", "compare_runs", "is_bounded", "read_sweep", "runs_flag"]
-
-SCHEMA = 1
-FIRES = 0.5
-"""A backdoor is implanted where at least this share of the triggered noises becomes the target."""
+__all__ = ["Comparison", "Row", "below", "compare_runs", "is_bounded", "read_sweep", "runs_flag"]
 
 
 @dataclass(frozen=True)
@@ -117,14 +114,8 @@ def read_sweep(folder: Path) -> Comparison:
     Raises:
         RunError: there is no sweep, it is damaged, or it was written by another schema.
     """
-    path = folder / "sweep.json"
+    stored = SweepDir.read(folder)
     try:
-        stored = json.loads(path.read_text())
-        schema = stored["schema"]
-        if schema != SCHEMA:
-            raise RunError(
-                f"{path} has schema {schema}; this version reads schema {SCHEMA}. Give the sweep's command again."
-            )
         cells = tuple(
             CellRun(
                 key=str(cell["key"]),
@@ -135,14 +126,14 @@ def read_sweep(folder: Path) -> Comparison:
                 error=cell["error"],
                 traceback=cell["traceback"],
             )
-            for cell in stored["cells"]
+            for cell in stored.cells
         )
-        varied = tuple(str(key) for key in stored["varied"] if key != "seed")
-        name = str(stored["name"])
-    except FileNotFoundError:
-        raise RunError(f"{folder} holds no sweep.json; give a folder that `baddiffusion sweep` made.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} is damaged ({error}); give the sweep's command again.") from None
+        varied = tuple(str(key) for key in stored.record["varied"] if key != "seed")
+        name = str(stored.record["name"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{folder / 'sweep.json'} is damaged ({error}); remove it, and start the sweep again: no cell is lost."
+        ) from None
     runs = runs_flag(folder.parent)
     return Comparison(
         name, folder, varied, cells, shlex.join(["baddiffusion", "sweep", below(folder / "sweep.toml"), *runs])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from baddiffusion.metrics import Estimate
-from baddiffusion.report.comparison import FIRES, Row, is_bounded
+from baddiffusion.metrics import FIRES, Estimate
+from baddiffusion.report.comparison import Row, is_bounded
 from baddiffusion.report.settings_words import joined, key_words, settings_words, value_words
 from baddiffusion.report.wording import Count, percent
 

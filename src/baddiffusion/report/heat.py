@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from baddiffusion.errors import RunError
+from baddiffusion.metrics import FIRES
 from baddiffusion.report.tables import find
 from baddiffusion.report.wording import Count, number, percent, target_words, trigger_words
 
@@ -158,7 +159,7 @@ def outcomes(cells: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any]
     found = []
     for cell in cells:
         if cell["status"] == "done" and cell["prediction"] is not None:
-            fired = measured(cell, "asr")["value"] >= 0.5
+            fired = measured(cell, "asr")["value"] >= FIRES
             found.append((cell, bool(cell["prediction"]["fires"]), fired))
     return found
 

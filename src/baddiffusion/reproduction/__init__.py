@@ -2,7 +2,7 @@
 
 from baddiffusion.reproduction.counting import Cost, cost_of
 from baddiffusion.reproduction.experiments import EXCLUDED, EXPERIMENTS, Experiment, Preset, experiment_named
-from baddiffusion.reproduction.joining import FIRES, Reading, join
+from baddiffusion.reproduction.joining import Reading, join
 from baddiffusion.reproduction.lines import Line
 from baddiffusion.reproduction.paper import PaperRow, paper_rows
 from baddiffusion.reproduction.running import Reproduction, read_result, reproduce, tabulate, total_cost, train_cells
@@ -10,7 +10,6 @@ from baddiffusion.reproduction.running import Reproduction, read_result, reprodu
 __all__ = [
     "EXCLUDED",
     "EXPERIMENTS",
-    "FIRES",
     "Cost",
     "Experiment",
     "Line",

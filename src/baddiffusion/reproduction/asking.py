@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ask:
+class Ask(ABC):
     """A question to one model. Equal questions to one model are answered once, whichever experiment asks.
 
     Args:
@@ -107,17 +108,17 @@ class Ask:
     source: Source
 
     @property
+    @abstractmethod
     def calls(self) -> int:
         """Images through the network, the padding of the last chunk included."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it costs; define calls.")
 
+    @abstractmethod
     def entry(self, subject: Subject) -> Entry:
         """The place of the answer, by everything that decides it."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what decides it; define entry(subject).")
 
+    @abstractmethod
     def answer(self, subject: Subject, model: torch.nn.Module, device: torch.device, told: OnProgress) -> Answer:
         """Do the work."""
-        raise NotImplementedError(f"{type(self).__name__} does nothing; define answer(subject, model, device, told).")
 
     @property
     def identity(self) -> tuple[Any, ...]:

@@ -119,15 +119,7 @@ class Latents(Ask):
         config, implant, settings = subject.checkpoint.scheduler_config, subject.implant, self.settings(self.clip)
         chain = follow(model, config, implant, "triggered", range(self.n), settings, device=device, on_progress=told)
         threshold = self.source.recipe.evaluation.asr_threshold
-        protocol = {
-            "kind": chain.kind,
-            "sampler": chain.record.sampler["name"],
-            "steps": chain.record.num_inference_steps,
-            "clip": chain.record.clip,
-            "seeds": f"0 to {self.n - 1}",
-            "precision": chain.record.precision,
-            "device": chain.record.device,
-        }
+        protocol = {**chain.protocol, "seeds": f"0 to {self.n - 1}"}
         fired = metrics.asr(to_uint8(chain.images), implant.target, threshold=threshold, protocol=protocol)
         found = [fired, *bias_estimates(chain)]
         return Answer({"status": "done", "estimates": [estimate.to_dict() for estimate in found]})

@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from baddiffusion.metrics import Estimate, over_seeds
+from baddiffusion.metrics import FIRES, Estimate, over_seeds
 from baddiffusion.reproduction.experiments import Experiment, Preset
 from baddiffusion.reproduction.lines import Label, Line
 from baddiffusion.reproduction.paper import PaperRow
 
-__all__ = ["FIRES", "Reading", "State", "command_of", "join"]
-
-FIRES = 0.5
-"""A backdoor counts as implanted where at least this share of triggered noises becomes the target."""
+__all__ = ["Reading", "State", "command_of", "join"]
 
 State = Literal["measured", "failed implant", "not run", "cell failed"]
 

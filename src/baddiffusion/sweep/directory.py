@@ -47,7 +47,8 @@ class SweepDir:
         file = path / "sweep.json"
         try:
             record = json.loads(file.read_text())
-            schema, _ = record["schema"], [(entry["key"], entry["status"]) for entry in record["cells"]]
+            schema = record["schema"]
+            _ = schema != SCHEMA or [(entry["key"], entry["status"]) for entry in record["cells"]]
         except (FileNotFoundError, NotADirectoryError):
             raise RunError(
                 f"{path} is not the folder of a sweep (no sweep.json); give one that `baddiffusion sweep` made."
