@@ -175,6 +175,8 @@ class Recipe(Settings):
             RecipeError: no such file, not TOML, an unknown key or a wrong value; the message ends with the file's name.
         """
         table, path = read_table(source)
+        if {"grid", "cases"} & set(table):
+            raise RecipeError(f"this is a sweep of several experiments; use: baddiffusion sweep {path} ({path.name})")
         try:
             return cls(**applied(table, overrides))
         except RecipeError as error:

@@ -499,3 +499,10 @@ def test_a_worker_killed_in_the_middle_of_a_cell_costs_nothing(
         assert Results.read(one) == Results.read(other)
         stages = [RunDir.read(path).record["stages"] for path in (one, other)]
         assert stages[0]["train"]["outputs"]["checkpoint"] == stages[1]["train"]["outputs"]["checkpoint"]
+
+
+def test_a_sweep_is_not_run_as_one_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "rates.toml"
+    path.write_text('name = "rates"\ndata = "fashion-mnist"\n[grid]\nseed = [0, 1]\n')
+    with pytest.raises(RecipeError, match=r"this is a sweep of several experiments; use: baddiffusion sweep .*rates"):
+        Recipe.load(path)
