@@ -21,12 +21,12 @@ import torch
 
 from baddiffusion.defending import catalog
 from baddiffusion.images import grid, save_png, to_uint8
-from baddiffusion.report.defending import methods_table
-from baddiffusion.report.guarding import guard_figure, guard_section
-from baddiffusion.report.inpainting import inpainting_section
-from baddiffusion.report.latents import latents_section
-from baddiffusion.report.matrix_section import matrix_section
-from baddiffusion.report.reproduction_section import reproduction_section
+from baddiffusion.report.matrix.section import matrix_section
+from baddiffusion.report.reproduction.section import reproduction_section
+from baddiffusion.report.sections.defending import methods_table
+from baddiffusion.report.sections.guarding import guard_figure, guard_section
+from baddiffusion.report.sections.inpainting import inpainting_section
+from baddiffusion.report.sections.latents import latents_section
 from baddiffusion.reproduction import EXPERIMENTS, read_result
 from baddiffusion.sampling.store import SampleStore
 

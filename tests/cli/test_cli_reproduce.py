@@ -8,7 +8,7 @@ import pytest
 
 from baddiffusion.cli import reproducing
 from baddiffusion.errors import DataError
-from baddiffusion.report.reproduction_section import reproduction_rows, reproduction_section
+from baddiffusion.report.reproduction.section import reproduction_rows, reproduction_section
 from baddiffusion.reproduction import EXPERIMENTS, experiments
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from baddiffusion.errors import EvaluationError
-from baddiffusion.report.guarding import guard_figure, guard_section, norm_for_power
+from baddiffusion.report.sections.guarding import guard_figure, guard_section, norm_for_power
 
 RESULTS = {
     "device": "a processor (x86_64 cpu)",

@@ -13,10 +13,10 @@ from PIL import Image
 from baddiffusion.errors import RunError
 from baddiffusion.evaluation import evaluate_images
 from baddiffusion.images import png_bytes
-from baddiffusion.report.heat import bias_grid, error_grid, outcomes, success_grid
-from baddiffusion.report.heat_figure import heat_map
-from baddiffusion.report.matrix_page import write_matrix_page
-from baddiffusion.report.matrix_section import matrix_section
+from baddiffusion.report.matrix.figure import heat_map
+from baddiffusion.report.matrix.heat import bias_grid, error_grid, outcomes, success_grid
+from baddiffusion.report.matrix.page import write_matrix_page
+from baddiffusion.report.matrix.section import matrix_section
 
 COLUMNS = (("ddpm", 250), ("ddim", 20), ("ddim", 50))
 CLIPS = ("off", "x0")

@@ -23,13 +23,13 @@ from baddiffusion.metrics.reference import MEASURES as REFERENCE_MEASURES
 from baddiffusion.models import build, parameter_count, unet_config
 from baddiffusion.recipe import Recipe
 from baddiffusion.report import write_report
-from baddiffusion.report.figures import Mark, error_scale, loss_curves, success_curves
-from baddiffusion.report.page import _Shown
-from baddiffusion.report.pictures import BAND, Row, bands, sheet_uri, thumbnails
-from baddiffusion.report.reading import RunFiles
-from baddiffusion.report.story import Story
-from baddiffusion.report.tables import find, groups, measure
-from baddiffusion.report.wording import Count, clipping_effect, headline, network_words, target_words, trigger_words
+from baddiffusion.report.kit.figures import Mark, error_scale, loss_curves, success_curves
+from baddiffusion.report.kit.pictures import BAND, Row, bands, sheet_uri, thumbnails
+from baddiffusion.report.kit.tables import find, groups, measure
+from baddiffusion.report.kit.wording import Count, clipping_effect, headline, network_words, target_words, trigger_words
+from baddiffusion.report.run.page import _Shown
+from baddiffusion.report.run.reading import RunFiles
+from baddiffusion.report.run.story import Story
 from baddiffusion.rng import generator
 from baddiffusion.rundir import EventLog, RunDir, write_atomic
 from baddiffusion.sampling import SamplingSettings

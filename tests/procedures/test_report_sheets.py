@@ -11,9 +11,9 @@ from baddiffusion.attacks import BadDiffusion
 from baddiffusion.errors import EvaluationError
 from baddiffusion.inpainting import CORRUPTIONS, Restoration, measure
 from baddiffusion.poisoning import Implant
-from baddiffusion.report.inpainting import inpainting_section, inpainting_sheet
-from baddiffusion.report.latents import bias_figure, latents_section, latents_sheet
-from baddiffusion.report.sheets import DPI, Block, Strip, sheet
+from baddiffusion.report.kit.sheets import DPI, Block, Strip, sheet
+from baddiffusion.report.sections.inpainting import inpainting_section, inpainting_sheet
+from baddiffusion.report.sections.latents import bias_figure, latents_section, latents_sheet
 from baddiffusion.sampling import SamplingSettings, sample
 from baddiffusion.trajectory import BiasCurve, bias_curves, bias_estimates, follow
 from baddiffusion.triggers import Trigger

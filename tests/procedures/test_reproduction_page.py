@@ -14,10 +14,10 @@ from sweep_files import FakeSweep, reproduction
 from baddiffusion.errors import RunError
 from baddiffusion.report import write_index, write_page
 from baddiffusion.report.folders import kind_of
-from baddiffusion.report.reproduction import read_experiment
-from baddiffusion.report.reproduction_page import Section, write_reproduction_page
-from baddiffusion.report.reproduction_table import reproduction_csv, reproduction_table
-from baddiffusion.report.sweep_page import write_sweep_page
+from baddiffusion.report.reproduction.page import Section, write_reproduction_page
+from baddiffusion.report.reproduction.reading import read_experiment
+from baddiffusion.report.reproduction.table import reproduction_csv, reproduction_table
+from baddiffusion.report.sweep.page import write_sweep_page
 
 FILE = "poison-rates.json"
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sweep_files import FakeSweep, fourteen, reproduction
 
 from baddiffusion.report import write_index, write_page
-from baddiffusion.report.sweep_page import write_sweep_page
+from baddiffusion.report.sweep.page import write_sweep_page
 
 pytestmark = pytest.mark.browser
 

@@ -18,15 +18,15 @@ from sweep_files import FakeSweep, fourteen
 from baddiffusion.errors import RunError
 from baddiffusion.metrics import Estimate
 from baddiffusion.report import write_comparison_page, write_page
-from baddiffusion.report.cells import CellRun
-from baddiffusion.report.comparison import Row, compare_runs, read_sweep
-from baddiffusion.report.drawings import drawings
-from baddiffusion.report.findings import Findings, fired_in
-from baddiffusion.report.panels import panels
-from baddiffusion.report.settings_words import settings_words, value_words
-from baddiffusion.report.sortable import csv_text, results_table
-from baddiffusion.report.strips import strips
-from baddiffusion.report.sweep_page import write_sweep_page
+from baddiffusion.report.kit.settings_words import settings_words, value_words
+from baddiffusion.report.sweep.cells import CellRun
+from baddiffusion.report.sweep.comparison import Row, compare_runs, read_sweep
+from baddiffusion.report.sweep.drawings import drawings
+from baddiffusion.report.sweep.findings import Findings, fired_in
+from baddiffusion.report.sweep.page import write_sweep_page
+from baddiffusion.report.sweep.panels import panels
+from baddiffusion.report.sweep.sortable import csv_text, results_table
+from baddiffusion.report.sweep.strips import strips
 from baddiffusion.rng import generator
 
 NBSP = "\N{NO-BREAK SPACE}"

@@ -182,7 +182,7 @@ def measured(folder: SweepDir, cell: Cell) -> Mapping[str, Estimate]:
 
 def numbers(estimates: Mapping[str, Estimate]) -> tuple[str, str, str, str]:
     """Success rate, its interval, squared error and quality as text; a dash for what was not measured."""
-    from baddiffusion.report.wording import number, percent
+    from baddiffusion.report.kit.wording import number, percent
 
     rate, error, quality = (estimates.get(name) for name in ("asr", "mse", "quality"))
     interval = "–"

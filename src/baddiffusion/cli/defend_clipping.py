@@ -68,7 +68,7 @@ def ranges_of(text: str) -> list[float]:
 
 def _finish(request: Request, rows: list[ClipRow]) -> None:
     from baddiffusion.images import grid, png_bytes, to_uint8
-    from baddiffusion.report.defending import clipping_section
+    from baddiffusion.report.sections.defending import clipping_section
     from baddiffusion.rundir import write_atomic
 
     results = {

@@ -93,7 +93,7 @@ def _against_target(request: Request, found: Detection) -> list[dict[str, Any]]:
 
 
 def _finish(request: Request, found: Detection, results: dict[str, Any]) -> None:
-    from baddiffusion.report.defending import detection_section
+    from baddiffusion.report.sections.defending import detection_section
     from baddiffusion.rundir import write_atomic
 
     output = request.output

@@ -62,7 +62,7 @@ def _how(yardstick: Yardstick) -> dict[str, Any]:
 
 
 def _finish(request: Request, results: dict[str, Any], before: Effect, after: Effect) -> None:
-    from baddiffusion.report.defending import repair_section
+    from baddiffusion.report.sections.defending import repair_section
     from baddiffusion.rundir import write_atomic
 
     output = request.output

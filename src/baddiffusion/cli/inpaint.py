@@ -267,7 +267,7 @@ def _source(opened: Checkpoint, data: str | None) -> DataSource:
 
 
 def _finish(output: Path, restorations: list[Restoration], results: dict[str, Any], json: bool) -> None:
-    from baddiffusion.report.inpainting import inpainting_section, inpainting_sheet
+    from baddiffusion.report.sections.inpainting import inpainting_section, inpainting_sheet
     from baddiffusion.rundir import write_atomic
 
     section = inpainting_section(results)

@@ -15,7 +15,7 @@ from baddiffusion.cli.progress import watching
 
 if TYPE_CHECKING:
     from baddiffusion.matrix import Matrix
-    from baddiffusion.report.heat import Square
+    from baddiffusion.report.matrix.heat import Square
 
 __all__ = ["matrix", "named_columns"]
 
@@ -145,7 +145,7 @@ def _cost_words(cost: dict[str, Any]) -> str:
 
 def _tell(work: Matrix, path: Path, json: bool) -> None:
     from baddiffusion.matrix import summarize
-    from baddiffusion.report.matrix_page import write_matrix_page
+    from baddiffusion.report.matrix.page import write_matrix_page
 
     page, summary = write_matrix_page(work.folder), summarize(work)
     if json:
@@ -157,7 +157,7 @@ def _tell(work: Matrix, path: Path, json: bool) -> None:
 
 def _rate_rows(summary: dict[str, Any]) -> list[tuple[str, ...]]:
     """A line per model, backdoor and clip, a column per sampler: measured rate, and in brackets what was predicted."""
-    from baddiffusion.report.heat import bias_grid, success_grid
+    from baddiffusion.report.matrix.heat import bias_grid, success_grid
 
     measured, predicted = success_grid(summary), bias_grid(summary)
     labels = [column["label"] for column in summary["columns"]]

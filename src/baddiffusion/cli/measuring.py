@@ -129,7 +129,7 @@ def _refuse_flags(**flags: str | float | None) -> None:
 def _evaluate_run(path: Path, published: Published, json: bool) -> None:
     from baddiffusion.pipeline import run_recipe
     from baddiffusion.recipe import Recipe
-    from baddiffusion.report.reading import RunFiles
+    from baddiffusion.report.run.reading import RunFiles
 
     found, before = path.resolve(), RunFiles(path)
     try:

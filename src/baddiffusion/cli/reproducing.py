@@ -164,7 +164,7 @@ def _seconds(work: Reproduction, cost: Cost) -> float | None:
 
 def _carry_out(works: Sequence[Reproduction], executor: Executor | None, part: tuple[int, int], json: bool) -> None:
     from baddiffusion.executors import shard
-    from baddiffusion.report.reproduction_section import reproduction_rows
+    from baddiffusion.report.reproduction.section import reproduction_rows
     from baddiffusion.reproduction import tabulate, train_cells
 
     for work in works:  # every mistake before the first network is trained

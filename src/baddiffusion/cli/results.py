@@ -9,7 +9,7 @@ from baddiffusion.cli.printing import table
 from baddiffusion.errors import RunError
 
 if TYPE_CHECKING:
-    from baddiffusion.report.reading import RunFiles
+    from baddiffusion.report.run.reading import RunFiles
 
 __all__ = ["results_table", "summary", "the_results"]
 
@@ -32,7 +32,7 @@ def results_table(estimates: Sequence[Mapping[str, Any]], title: str = "") -> st
         estimates: as ``metrics.json`` holds them.
         title: what all of them were made from, in place of the samples of a run.
     """
-    from baddiffusion.report.tables import groups
+    from baddiffusion.report.kit.tables import groups
 
     rows: list[tuple[str, ...]] = []
     for group in groups(estimates):
@@ -47,7 +47,7 @@ def results_table(estimates: Sequence[Mapping[str, Any]], title: str = "") -> st
 
 def summary(files: RunFiles) -> str:
     """What happened, in sentences built from the counts: a backdoor that did not fire is told as such."""
-    from baddiffusion.report.story import Story
+    from baddiffusion.report.run.story import Story
 
     story = Story(files)
     rule = f"The attacker's own rule (paper, section 3.1): {story.acceptance}" if story.is_poisoned else ""

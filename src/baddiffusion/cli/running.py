@@ -213,7 +213,7 @@ def _tell_checkpoint(finished: RunDir, json: bool) -> None:
 
 def _tell(finished: RunDir, json: bool) -> None:
     from baddiffusion.report import write_report
-    from baddiffusion.report.reading import RunFiles
+    from baddiffusion.report.run.reading import RunFiles
 
     page, files = write_report(finished.path), RunFiles(finished.path)
     results = the_results(files)

@@ -160,7 +160,7 @@ def _plain(name: str) -> str:
 
 
 def _leave(report: ScanReport, request: Request, folder: Path, sarif: bool) -> None:
-    from baddiffusion.report.scan_page import write_scan_page
+    from baddiffusion.report.scan.page import write_scan_page
     from baddiffusion.scanner.evidence import write_evidence
 
     write_evidence(report, request, folder, sarif)
@@ -169,7 +169,7 @@ def _leave(report: ScanReport, request: Request, folder: Path, sarif: bool) -> N
 
 def _told(report: ScanReport, request: Request, folder: Path | None) -> str:
     """The scan as a few lines of text."""
-    from baddiffusion.report.scan_words import p_value_words
+    from baddiffusion.report.scan.words import p_value_words
 
     verdict, dynamic, files = report.verdict, report.dynamic, report.files
     lines = [f"{verdict.outcome}: {request.subject}", *(f"  {reason}" for reason in verdict.reasons)]

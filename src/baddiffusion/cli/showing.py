@@ -133,7 +133,7 @@ def _checkpoint(name: str) -> tuple[dict[str, Any], str]:
 
 def _run(path: Path) -> tuple[dict[str, Any], str]:
     from baddiffusion.cli.results import results_table, summary
-    from baddiffusion.report.reading import RunFiles
+    from baddiffusion.report.run.reading import RunFiles
 
     files = RunFiles(path)
     record, results = files.record, files.results

@@ -202,7 +202,7 @@ class _Work:
 def _finish(
     output: Path, chains: list[Trajectory], theory: list[Trajectory], results: dict[str, Any], json: bool
 ) -> None:
-    from baddiffusion.report.latents import bias_figure, latents_section, latents_sheet
+    from baddiffusion.report.sections.latents import bias_figure, latents_section, latents_sheet
     from baddiffusion.rundir import write_atomic
     from baddiffusion.trajectory import bias_curves
 

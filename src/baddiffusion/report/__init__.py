@@ -2,7 +2,7 @@
 
 from baddiffusion.report.folders import write_page
 from baddiffusion.report.index_page import write_index
-from baddiffusion.report.page import write_report
-from baddiffusion.report.sweep_page import write_comparison_page
+from baddiffusion.report.run.page import write_report
+from baddiffusion.report.sweep.page import write_comparison_page
 
 __all__ = ["write_comparison_page", "write_index", "write_page", "write_report"]

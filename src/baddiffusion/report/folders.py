@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from baddiffusion.errors import RunError
-from baddiffusion.report.matrix_page import write_matrix_page
-from baddiffusion.report.page import write_report
-from baddiffusion.report.reproduction import experiment_files
-from baddiffusion.report.reproduction_page import write_reproduction_page
-from baddiffusion.report.scan_page import write_scan_page
-from baddiffusion.report.sweep_page import write_sweep_page
+from baddiffusion.report.matrix.page import write_matrix_page
+from baddiffusion.report.reproduction.page import write_reproduction_page
+from baddiffusion.report.reproduction.reading import experiment_files
+from baddiffusion.report.run.page import write_report
+from baddiffusion.report.scan.page import write_scan_page
+from baddiffusion.report.sweep.page import write_sweep_page
 
 __all__ = ["Kind", "folders_below", "is_old", "kind_of", "page_of", "write_page"]
 

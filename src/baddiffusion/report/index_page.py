@@ -12,17 +12,17 @@ from urllib.parse import quote
 
 from baddiffusion import __version__
 from baddiffusion.errors import BadDiffusionError, RunError
-from baddiffusion.report.cells import main_numbers
-from baddiffusion.report.comparison import below, read_sweep
-from baddiffusion.report.findings import Findings, fired_in
 from baddiffusion.report.folders import Kind, folders_below, is_old, page_of, write_page
-from baddiffusion.report.page import environment
-from baddiffusion.report.reading import RunFiles
-from baddiffusion.report.reproduction import experiment_files, read_experiment
-from baddiffusion.report.script import Script
-from baddiffusion.report.settings_words import joined
-from baddiffusion.report.sortable import Column, Entry, Line, Table, column_of, entry
-from baddiffusion.report.wording import percent, target_words, trigger_words
+from baddiffusion.report.kit.rendering import environment
+from baddiffusion.report.kit.script import Script
+from baddiffusion.report.kit.settings_words import joined
+from baddiffusion.report.kit.wording import percent, target_words, trigger_words
+from baddiffusion.report.reproduction.reading import experiment_files, read_experiment
+from baddiffusion.report.run.reading import RunFiles
+from baddiffusion.report.sweep.cells import main_numbers
+from baddiffusion.report.sweep.comparison import below, read_sweep
+from baddiffusion.report.sweep.findings import Findings, fired_in
+from baddiffusion.report.sweep.sortable import Column, Entry, Line, Table, column_of, entry
 from baddiffusion.rundir import write_atomic
 
 __all__ = ["write_index"]

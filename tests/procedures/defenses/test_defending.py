@@ -25,7 +25,7 @@ from baddiffusion.defenses.calibration import Calibration, CleanScores, settings
 from baddiffusion.errors import CheckpointError, RecipeError, UnknownComponent
 from baddiffusion.models import build, unet_config
 from baddiffusion.poisoning import Implant
-from baddiffusion.report.defending import detection_section
+from baddiffusion.report.sections.defending import detection_section
 from baddiffusion.sampling import SamplingSettings, sample
 from baddiffusion.sampling.viewed import sample_through
 from baddiffusion.targets import TARGETS

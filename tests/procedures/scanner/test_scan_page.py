@@ -17,9 +17,9 @@ from scan_reports import examined, poisoned, report_of
 from baddiffusion.errors import RunError
 from baddiffusion.report import write_index, write_page
 from baddiffusion.report.folders import kind_of
-from baddiffusion.report.scan_page import write_scan_page
-from baddiffusion.report.scan_reading import ScanFiles
-from baddiffusion.report.scan_words import SHORTFALLS, headline, lead
+from baddiffusion.report.scan.page import write_scan_page
+from baddiffusion.report.scan.reading import ScanFiles
+from baddiffusion.report.scan.words import SHORTFALLS, headline, lead
 from baddiffusion.scanner.evidence import Request, write_evidence
 from baddiffusion.scanner.verdict import Shortfall
 

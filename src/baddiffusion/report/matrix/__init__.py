@@ -1,0 +1,1 @@
+"""The page of a matrix, and its section in the docs."""

@@ -1,0 +1,1 @@
+"""The page of a reproduction, and its section in the docs."""

@@ -1,0 +1,1 @@
+"""Sections of the docs that are made from results files."""
