@@ -1,4 +1,4 @@
-"""run, train, demo, evaluate, report and show on a run: one tiny experiment seen from all sides."""
+"""run, train, evaluate, report and show on a run: one tiny experiment seen from all sides."""
 
 import json
 import shutil
@@ -87,7 +87,7 @@ class TestTrain:
 
     def test_every_familiar_flag_reaches_the_recipe(self, ask, monkeypatch: pytest.MonkeyPatch):
         seen = []
-        monkeypatch.setattr(running, "_carry_out", lambda recipe, *_, **__: seen.append(recipe))
+        monkeypatch.setattr(running, "carry_out", lambda recipe, *_, **__: seen.append(recipe))
         told = ask(
             *("train", "demo", "--train_batch_size=9", "--learning-rate", "1e-3", "--num_epochs", "7"),
             *("--max_train_steps", "11", "--lr_warmup_steps", "5", "--gradient_accumulation_steps", "3"),
@@ -130,23 +130,6 @@ class TestTracker:
     def test_help_says_that_nobody_logs_in(self, ask):
         said = " ".join(ask("run", "--help").out.replace("│", " ").split())
         assert "by default to none. Nobody is asked to log in: wandb stays offline unless WANDB_MODE says" in said
-
-
-class TestDemo:
-    @pytest.mark.parametrize(("flags", "steps", "n"), [((), 250, 32), (("--full",), 1000, 128)])
-    def test_is_the_packaged_recipe(self, ask, monkeypatch: pytest.MonkeyPatch, flags, steps: int, n: int):
-        seen = []
-        monkeypatch.setattr(running, "_carry_out", lambda recipe, runs, *_, **__: seen.append((recipe, runs)))
-        assert ask("demo", *flags, "--runs", "elsewhere").code == 0
-        ((recipe, runs),) = seen
-        assert (recipe.name, recipe.sampling.num_inference_steps, recipe.sampling.n) == ("demo", steps, n)
-        assert runs == Path("elsewhere")
-
-    def test_dry_run_for_machines(self, ask, tmp_path: Path):
-        cost = ask("demo", "--runs", tmp_path / "runs", "--dry-run", "--json").json()
-        assert (cost["recipe"], cost["train_images"], cost["network_calls"]) == ("demo", 76_800, 24_000)
-        assert cost["run"] == str(tmp_path / "runs" / f"demo-{Recipe.load('demo').digest}")
-        assert list(tmp_path.iterdir()) == []
 
 
 class TestEvaluateAndReport:

@@ -3,6 +3,7 @@
 from baddiffusion.cli import (
     converting,
     defending,
+    demo,
     guarding,
     hubbing,
     inpaint,
@@ -25,6 +26,7 @@ __all__ = [
     "call",
     "converting",
     "defending",
+    "demo",
     "guarding",
     "hubbing",
     "inpaint",

@@ -1,7 +1,8 @@
-"""Verbs that carry out a recipe: run, train, demo."""
+"""Verbs that carry out a recipe: run, train."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,12 +20,11 @@ if TYPE_CHECKING:
     from baddiffusion.recipe import Recipe
     from baddiffusion.rundir import RunDir
 
-__all__ = ["FamiliarFlags", "demo", "run", "train"]
+__all__ = ["FamiliarFlags", "Runs", "carry_out", "load", "run", "tell", "train"]
 
 Overrides = Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=1, negative="", show_default=False)]
 Tracker = Annotated[str | None, Parameter(show_default=False)]
 Runs = Annotated[Path, Parameter(name=["--runs", "--output-dir"])]
-FULL_DEMO = ("sampling.num_inference_steps=1000", "sampling.n=128")
 
 
 @Parameter(name="*", group="As diffusers and the paper's code spell it (- and _ alike)")
@@ -105,7 +105,9 @@ def run(
         dry_run: Say what it would cost on this machine, and stop.
         json: Write the results as JSON.
     """
-    _carry_out(_load(recipe, set_), runs, "evaluate", dry_run, json, tracker)
+    finished = carry_out(load(recipe, set_), runs, "evaluate", dry_run, json, tracker)
+    if finished is not None:
+        tell(finished, json)
 
 
 @app.command(group=EXPERIMENT, sort_key=3)
@@ -136,41 +138,32 @@ def train(
         json: Write where the checkpoint is as JSON.
     """
     familiar = flags.overrides() if flags is not None else []
-    _carry_out(_load(recipe, (*set_, *familiar)), runs, "train", dry_run, json, tracker)
+    finished = carry_out(load(recipe, (*set_, *familiar)), runs, "train", dry_run, json, tracker)
+    if finished is not None:
+        _tell_checkpoint(finished, json)
 
 
-@app.command(group=EXPERIMENT, sort_key=1)
-def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = False, json: Json = False) -> None:
-    """Implant a backdoor into the packaged model and watch it work.
-
-    10 to 15 minutes on two cores, offline; it ends with a page of pictures and numbers. They are what was measured,
-    also where the backdoor did not fire.
-
-    Example: `baddiffusion demo`
-
-    Args:
-        full: All 1000 sampling steps and 128 noises, in place of 250 and 32.
-        runs: Folder for the run's own folder.
-        dry_run: Say what it would cost on this machine, and stop.
-        json: Write the results as JSON.
-    """
-    _carry_out(_load("demo", FULL_DEMO if full else ()), runs, "evaluate", dry_run, json)
-
-
-def _load(recipe: str, overrides: tuple[str, ...]) -> Recipe:
+def load(recipe: str, overrides: tuple[str, ...]) -> Recipe:
+    """Read a recipe, by file or by name."""
     from baddiffusion.recipe import Recipe
 
     return Recipe.load(recipe, overrides)
 
 
-def _carry_out(
+def carry_out(
     recipe: Recipe,
     runs: Path,
     until: Literal["train", "evaluate"],
     dry_run: bool,
     json: bool,
     tracker: str | None = None,
-) -> None:
+) -> RunDir | None:
+    """Carry out a recipe, with its cost said before and its progress meanwhile.
+
+    Returns:
+        The finished run; None where there is nothing to tell: only the cost was asked for, or another process of the
+        group tells it.
+    """
     path = runs / f"{recipe.name}-{recipe.digest}"
     if tracker is not None:
         from baddiffusion.training import require_tracker
@@ -184,7 +177,7 @@ def _carry_out(
             **cost_of(recipe, until),
         }
         say_json(cost) if json else say(table(cost_rows(cost)))
-        return
+        return None
     from accelerate import Accelerator, PartialState
 
     from baddiffusion.pipeline import run_recipe
@@ -192,15 +185,12 @@ def _carry_out(
     if not Accelerator().is_main_process:  # of torchrun's processes, one speaks
         run_recipe(recipe, runs, until=until)
         PartialState().destroy_process_group()  # a process that ends inside its group may abort
-        return
+        return None
     announce(recipe, path, until)
     with watching() as watcher:
         finished = run_recipe(recipe, runs, watcher, until, tracker)
     PartialState().destroy_process_group()
-    if until == "train":
-        _tell_checkpoint(finished, json)
-        return
-    _tell(finished, json)
+    return finished
 
 
 def _tell_checkpoint(finished: RunDir, json: bool) -> None:
@@ -211,14 +201,22 @@ def _tell_checkpoint(finished: RunDir, json: bool) -> None:
         say(f"checkpoint  {checkpoint}")
 
 
-def _tell(finished: RunDir, json: bool) -> None:
+def tell(finished: RunDir, json: bool, further: Mapping[str, Any] | None = None) -> None:
+    """Write the page of a finished run and say what it measured.
+
+    Args:
+        finished: the run.
+        json: as JSON.
+        further: what JSON says besides.
+    """
     from baddiffusion.report import write_report
     from baddiffusion.report.run.reading import RunFiles
 
     page, files = write_report(finished.path), RunFiles(finished.path)
     results = the_results(files)
     if json:
-        say_json({"run": str(finished.path), "status": finished.record["status"], "report": str(page), **results})
+        about = {"run": str(finished.path), "status": finished.record["status"], "report": str(page)}
+        say_json({**about, **results, **(further or {})})
         return
     say(results_table(results["estimates"]))
     say()

@@ -18,6 +18,7 @@ from baddiffusion.report.kit.rendering import environment
 from baddiffusion.report.kit.tables import Group, find, groups
 from baddiffusion.report.kit.wording import number, percent, row_words
 from baddiffusion.report.run.reading import RunFiles, SampleFolder
+from baddiffusion.report.run.scanned import Scanned, scan_of
 from baddiffusion.report.run.story import Story
 from baddiffusion.rundir import write_atomic
 
@@ -91,6 +92,11 @@ class _Shown:
             return ()
         hits = (mse_per_image(to_uint8(samples.images), target[0]) < self.story.threshold).tolist()
         return hits if (sum(hits), len(hits)) == (measured.hits, measured.n) else ()
+
+    @cached_property
+    def scan(self) -> Scanned | None:
+        """What a scan said about the model; None where there was none."""
+        return scan_of(self.files.path) if self.files.is_done("train") else None
 
     @property
     def comparison(self) -> list[dict[str, Any]]:

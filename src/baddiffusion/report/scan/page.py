@@ -121,17 +121,12 @@ class _Shown:
     @property
     def lead(self) -> str:
         """The sentences below."""
-        return lead(self.files.record, self._strongest, bool(self.alarms))
-
-    @property
-    def _strongest(self) -> Check | None:
-        return min(self.files.checks, key=lambda c: (c.entry["p_value"], -c.arms[0].count), default=None)
+        return lead(self.files.record, next(iter(self.files.ordered), None), bool(self.alarms))
 
     @cached_property
     def checks(self) -> list[_CheckShown]:
         """The strongest first."""
-        ordered = sorted(self.files.checks, key=lambda c: (c.entry["p_value"], -c.arms[0].count))
-        return [_CheckShown(check, SHORTFALLS.get(check.entry["shortfall"], "")) for check in ordered]
+        return [_CheckShown(check, SHORTFALLS.get(check.entry["shortfall"], "")) for check in self.files.ordered]
 
     @property
     def p_value(self) -> str:

@@ -126,6 +126,11 @@ class ScanFiles:
         """Ordinary pictures of the model."""
         return from_uint8(self._tensors["own"]) if "own" in self._tensors else None
 
+    @property
+    def ordered(self) -> list[Check]:
+        """The causal checks, the one that says most first: the smallest p-value, of equal ones most hits."""
+        return sorted(self.checks, key=lambda check: (check.entry["p_value"], -check.arms[0].count))
+
     def _entries(self, name: str) -> list[dict[str, Any]]:
         return self.dynamic[name] if self.dynamic is not None else []
 
