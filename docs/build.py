@@ -2,6 +2,7 @@
 
 RUN is the run directory of a demo; LOG files hold what the two commands printed, ended by the line that `time` printed.
 INPAINTING, LATENTS and MATRIX are the folders that `baddiffusion inpaint`, `trajectory` and `matrix` filled;
+SPEED is benchmarks/results, or another folder with speed.json, samplers.json and memory.json;
 GUARD is the file that `python benchmarks/guard.py` wrote.
 REPRODUCTION is the folder runs/reproduce-<preset> that `baddiffusion reproduce` filled.
 Nothing that is measured is written by hand.
@@ -27,6 +28,7 @@ from baddiffusion.report.sections.defending import methods_table
 from baddiffusion.report.sections.guarding import guard_figure, guard_section
 from baddiffusion.report.sections.inpainting import inpainting_section
 from baddiffusion.report.sections.latents import latents_section
+from baddiffusion.report.sections.speed import memory_section, samplers_section, speed_section
 from baddiffusion.reproduction import EXPERIMENTS, read_result
 from baddiffusion.sampling.store import SampleStore
 
@@ -85,34 +87,12 @@ def fill(text: str, mark: str, content: str) -> str:
     return re.sub(rf"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{content}\n{end}", text, flags=re.S)
 
 
-def speed_page(report: dict) -> str:
-    """Turn the benchmark's numbers into a page."""
-    lines = [
-        "# Measured speed",
-        "",
-        f"Made by `python benchmarks/speed.py` on {report['device']}, {report['threads']} threads, "
-        f"torch {report['torch']}. "
-        "Medians of alternating rounds in one run on a shared, noisy machine: read the ratios.",
-        "",
-        "| | " + " | ".join(net["preset"] for net in report["nets"]) + " |",
-        "|---|" + "---|" * len(report["nets"]),
-    ]
-    rows = [
-        ("parameters", lambda n: f"{n['parameters']:,}"),
-        ("images", lambda n: "×".join(map(str, n["shape"]))),
-        ("batch in training, chunk in sampling", lambda n: f"{n['batch']}, {n['chunk']}"),
-        ("network computes in", lambda n: n["precision"]),
-        ("matrix product of that format, GFLOP/s", lambda n: f"{n['matmul_gflops']:.0f}"),
-        ("training, images/s", lambda n: f"{n['images_per_s']['training']:.1f}"),
-        ("… share of the matrix-product rate", lambda n: f"{n['training_share_of_matmul']:.0%}"),
-        ("… against the plain loop", lambda n: f"{n['training_against_plain']:.1f}×"),
-        ("sampling, images/s per step", lambda n: f"{n['images_per_s']['sampling']:.1f}"),
-        ("… share of the matrix-product rate", lambda n: f"{n['sampling_share_of_matmul']:.0%}"),
-        ("… against the plain loop", lambda n: f"{n['sampling_against_plain']:.1f}×"),
-        ("… against bare network calls", lambda n: f"{n['sampling_against_bare_calls']:.2f}×"),
-    ]
-    lines += [f"| {name} | " + " | ".join(value(net) for net in report["nets"]) + " |" for name, value in rows]
-    return "\n".join(lines) + "\n"
+def speed_page(folder: Path) -> None:
+    """Put what the benchmarks of speed and memory found into the page, each part that there is a file for."""
+    page = ROOT / "docs" / "speed.md"
+    for name, section in (("speed", speed_section), ("samplers", samplers_section), ("memory", memory_section)):
+        if (folder / f"{name}.json").exists():
+            page.write_text(fill(page.read_text(), name, section(json.loads((folder / f"{name}.json").read_text()))))
 
 
 def measured_page(
@@ -212,7 +192,7 @@ def main() -> None:
     if options.reproduction:
         results_page(options.reproduction)
     if options.speed:
-        (ROOT / "docs" / "speed.md").write_text(speed_page(json.loads(options.speed.read_text())))
+        speed_page(options.speed)
 
 
 if __name__ == "__main__":
