@@ -3,7 +3,8 @@
 RUN is the run directory of a demo; LOG files hold what the two commands printed, ended by the line that `time` printed.
 INPAINTING, LATENTS and MATRIX are the folders that `baddiffusion inpaint`, `trajectory` and `matrix` filled;
 SPEED is benchmarks/results, or another folder with speed.json, samplers.json and memory.json;
-GUARD is the file that `python benchmarks/guard.py` wrote.
+GUARD is the file that `python benchmarks/guard.py` wrote, DEFENSES that of `python benchmarks/defenses.py`.
+BENCH is the folder that `baddiffusion bench` filled.
 REPRODUCTION is the folder runs/reproduce-<preset> that `baddiffusion reproduce` filled.
 Nothing that is measured is written by hand.
 """
@@ -20,11 +21,15 @@ from typing import Any
 
 import torch
 
+from baddiffusion.benchmark.folder import BenchDir
 from baddiffusion.defending import catalog
 from baddiffusion.images import grid, save_png, to_uint8
+from baddiffusion.report.bench.section import bench_section
 from baddiffusion.report.matrix.section import matrix_section
+from baddiffusion.report.purify.section import purify_section
 from baddiffusion.report.reproduction.section import reproduction_section
 from baddiffusion.report.sections.defending import methods_table
+from baddiffusion.report.sections.defense_comparison import comparison_section
 from baddiffusion.report.sections.guarding import guard_figure, guard_section
 from baddiffusion.report.sections.inpainting import inpainting_section
 from baddiffusion.report.sections.latents import latents_section
@@ -146,8 +151,7 @@ def results_page(folder: Path) -> None:
         if path.exists():
             parts.append(reproduction_section(read_result(path)))
         else:
-            why = experiment.refusal or "not run."
-            parts.append(f"## {experiment.title} ({', '.join(experiment.paper)})\n\n{why[0].upper()}{why[1:]}")
+            parts.append(f"## {experiment.title} ({', '.join(experiment.paper)})\n\nNot run.")
     page = ROOT / "docs" / "results.md"
     page.write_text(fill(page.read_text(), "reproduction", "\n\n".join(parts)))
 
@@ -164,6 +168,9 @@ def main() -> None:
     parser.add_argument("--matrix", type=Path)
     parser.add_argument("--guard", type=Path)
     parser.add_argument("--scans", type=Path)
+    parser.add_argument("--bench", type=Path)
+    parser.add_argument("--purify", type=Path)
+    parser.add_argument("--defenses", type=Path)
     parser.add_argument("--reproduction", type=Path)
     options = parser.parse_args()
     readme = ROOT / "README.md"
@@ -178,6 +185,9 @@ def main() -> None:
     readme.write_text(text)
     methods = ROOT / "docs" / "defenses.md"
     methods.write_text(fill(methods.read_text(), "methods", methods_table(catalog())))
+    if options.defenses:
+        section = comparison_section(json.loads(options.defenses.read_text()))
+        methods.write_text(fill(methods.read_text(), "measured", section))
     if options.inpainting:
         measured_page("inpainting", options.inpainting, inpainting_section)
     if options.latents:
@@ -189,6 +199,12 @@ def main() -> None:
     if options.scans:
         page = ROOT / "docs" / "scanner.md"
         page.write_text(fill(page.read_text(), "scans", scans_section(json.loads(options.scans.read_text()))))
+    if options.purify:
+        page = ROOT / "docs" / "purify.md"
+        page.write_text(fill(page.read_text(), "measured", purify_section(json.loads(options.purify.read_text()))))
+    if options.bench:
+        page = ROOT / "docs" / "benchmark.md"
+        page.write_text(fill(page.read_text(), "measured", bench_section(BenchDir.read(options.bench))))
     if options.reproduction:
         results_page(options.reproduction)
     if options.speed:

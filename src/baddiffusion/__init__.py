@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from baddiffusion.metrics import Estimate
     from baddiffusion.pipeline import run_recipe
     from baddiffusion.poisoning import Implant, PoisonPlan
+    from baddiffusion.purifying import purify
     from baddiffusion.recipe import Recipe
     from baddiffusion.rundir import RunDir
     from baddiffusion.sampling import SamplingSettings, sample
@@ -77,6 +78,7 @@ __all__ = [
     "evaluate",
     "guard",
     "guard_noise",
+    "purify",
     "resolve",
     "run_recipe",
     "run_sweep",
@@ -109,6 +111,7 @@ _HOMES = {
     "metrics": ("Estimate",),
     "pipeline": ("run_recipe",),
     "poisoning": ("Implant", "PoisonPlan"),
+    "purifying": ("purify",),
     "recipe": ("Recipe",),
     "rundir": ("RunDir",),
     "sampling": ("SamplingSettings", "sample"),

@@ -145,7 +145,7 @@ def evaluate(
             for aim in aims.values():
                 rate = metrics.false_trigger_rate(pixels, aim.target, threshold=threshold, protocol=samples.protocol)
                 estimates += aim.told([rate])
-    return Results(tuple(estimates), tuple(curves), _acceptance(estimates, threshold))
+    return Results(tuple(estimates), tuple(curves), _acceptance(estimates, aims, threshold))
 
 
 def evaluate_images(pixels: Pixels, target: Picture, threshold: float, protocol: Mapping[str, Any]) -> list[Estimate]:
@@ -204,14 +204,17 @@ def _quality(sets: Sequence[SampleSet], data: ImageData) -> list[Estimate]:
     return estimates
 
 
-def _acceptance(estimates: Sequence[Estimate], threshold: float) -> dict[str, Any]:
-    """The attacker's acceptance rule of the paper's section 3.1, on the first triggered set."""
-    errors = [e for e in estimates if (e.name, e.protocol.get("kind")) == ("mse", "triggered")]
+def _acceptance(estimates: Sequence[Estimate], aims: Mapping[str, Aim], threshold: float) -> dict[str, Any]:
+    """The attacker's acceptance rule of the paper's section 3.1, on the first set of each backdoor's samples; of the
+    backdoors after the first under ``further``."""
     quality = {e.protocol["kind"]: e for e in estimates if e.name == "kd_efflite0" and _is_judged(e, estimates)}
-    verdict = metrics.acceptance(
-        errors[0] if errors else None, quality.get("clean"), quality.get("base"), threshold=threshold
-    )
-    return {**verdict.to_dict(), "text": verdict.sentence}
+    told = []
+    for kind, aim in aims.items():
+        error = next((e for e in estimates if (e.name, e.protocol.get("kind")) == ("mse", kind)), None)
+        verdict = metrics.acceptance(error, quality.get("clean"), quality.get("base"), threshold=threshold)
+        told.append({**verdict.to_dict(), "text": verdict.sentence, **({"kind": kind, **aim.words} if told else {})})
+    first, *further = told
+    return {**first, "further": further} if further else first
 
 
 def _is_judged(estimate: Estimate, estimates: Sequence[Estimate]) -> bool:

@@ -21,7 +21,7 @@ from baddiffusion.errors import RecipeError, nearest
 from baddiffusion.metrics import KD_LEAST
 from baddiffusion.origin import ModelSettings
 from baddiffusion.registry import Component
-from baddiffusion.sampling import SAMPLERS, SamplerDesign
+from baddiffusion.sampling import SAMPLERS, ClipKind, SamplerDesign
 from baddiffusion.settings import Settings
 from baddiffusion.targets import TARGETS, TargetDesign
 from baddiffusion.training import TrainingSettings
@@ -56,7 +56,8 @@ class SamplePlan(Settings):
         n: images of each kind (clean noise, triggered noise); image i has seed i.
         sampler: a sampler of diffusers, by name.
         num_inference_steps: 0 takes the sampler's own default.
-        clips: which ways of clipping the predicted x_0 are sampled; ``off`` is the attack's number.
+        clips: which ways of clipping are sampled, see `Clipping`; ``off`` is the attack's number. TrojDiff's own
+            sampler knows ``off`` and ``x0`` only.
         chunk_size: images per network call; part of an image's identity.
         precision: of the network: ``auto`` takes bf16 where the processor multiplies it faster.
     """
@@ -64,7 +65,7 @@ class SamplePlan(Settings):
     n: Annotated[int, Field(ge=1)] = 64
     sampler: Annotated[SamplerDesign, BeforeValidator(SAMPLERS.parse), AS_TABLE] = SAMPLERS.parse("ddpm")
     num_inference_steps: Annotated[int, Field(ge=0)] = 0
-    clips: tuple[Literal["off", "x0", "x0-keep-eps"], ...] = ("off", "x0")
+    clips: tuple[ClipKind, ...] = ("off", "x0")
     chunk_size: Annotated[int, Field(ge=1)] = 32
     precision: Literal["auto", "float32", "bf16"] = "auto"
 
@@ -72,7 +73,8 @@ class SamplePlan(Settings):
     def _clips_are_a_set(self) -> SamplePlan:
         if not self.clips or len(set(self.clips)) < len(self.clips):
             raise RecipeError(
-                f"clips is {list(self.clips)}; name at least one of 'off', 'x0', 'x0-keep-eps', none of them twice."
+                f"clips is {list(self.clips)}; name at least one of 'off', 'x0', 'x0-keep-eps', 'xt', none of them "
+                f"twice."
             )
         return self
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
         RunError: the disk is full or the folder cannot be written.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # On a disk that machines share, two processes can have one number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

@@ -69,7 +69,7 @@ class Trajectory:
         train_timesteps: T.
         timesteps: t of every step.
         pictured: the steps whose frames are kept.
-        x_t: where those steps start, of the first seed, in the coordinates of training.
+        x_t: where those steps start, of one seed, in the coordinates of training.
         x_0: what the network predicts there, before clipping.
         bias: mean implied noise of every image, step and region, see `follow`; None for clean chains.
         regions: the regions of ``bias``.
@@ -115,10 +115,11 @@ def follow(
     settings: SamplingSettings,
     *,
     frames: int = FRAMES,
+    shown: int | None = None,
     device: torch.device | str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
-    """Sample while watching: frames of the first image, and of triggered chains how biased their noise is.
+    """Sample while watching: frames of one image, and of triggered chains how biased their noise is.
 
     The implied noise is what would have to be the noise of x_t if the chain were a chain to the target. As long as the
     backdoor works it is standard normal; what keeps the chain from drifting as it should gives it a mean. Towards t = 0
@@ -127,21 +128,22 @@ def follow(
     **Equation**: implied noise = (x_t − signal_t·y − shift_t·r) / noise_t; its bias is the mean over a region.
 
     Args:
-        denoiser: as `sample` takes it.
-        scheduler_config: as `sample` takes it.
+        denoiser, scheduler_config: as `sample` takes them.
         implant: attack, trigger and target; r is what the attack makes of a black picture.
         kind: what the chains start from.
         seeds: one per image.
         settings: sampler, steps, clipping, precision.
         frames: how many steps are pictured, evenly spread, at least 2.
+        shown: the seed whose chain is pictured; left out, the first.
         device: where to sample.
         on_progress: as `sample` calls it.
 
     Raises:
-        RecipeError: fewer than 2 frames, an attack with a sampler of its own, and what `sample` refuses.
+        RecipeError: fewer than 2 frames, a shown seed that is not among the seeds, an attack with a sampler of its
+            own, and what `sample` refuses.
     """
     levels = _levels(implant, scheduler_config, settings)
-    watch = _Watch(implant.to(device), levels, frames, len(seeds))
+    watch = _Watch(implant.to(device), levels, frames, seeds, shown)
     channels, height, width = implant.target.shape
     samples = sample(
         denoiser,
@@ -171,24 +173,31 @@ def follow(
 class _Watch:
     """Keeps of every step what a trajectory needs."""
 
-    def __init__(self, implant: Implant, levels: Sequence[_Level], frames: int, count: int) -> None:
+    def __init__(
+        self, implant: Implant, levels: Sequence[_Level], frames: int, seeds: Sequence[int], shown: int | None
+    ) -> None:
         if frames < 2:
             raise RecipeError(f"frames is {frames}; it must be at least 2, for the first step and the last.")
+        if shown is not None and shown not in seeds:
+            some = ", ".join(map(str, seeds[:4])) + ", …" * (len(seeds) > 4)
+            raise RecipeError(f"the shown seed is {shown}; it must be one of the {len(seeds)} seeds: {some}.")
+        self._row = 0 if shown is None else seeds.index(shown)
         last = len(levels) - 1
         self.pictured = tuple(sorted({round(step * last / (frames - 1)) for step in range(frames)}))
         self.x_t, self.x_0 = (torch.zeros(len(self.pictured), *implant.target.shape) for _ in range(2))
         self.timesteps = [0] * len(levels)
         self.regions = regions(implant.trigger)
-        self.bias = torch.zeros(count, len(levels), len(self.regions), dtype=torch.float64)
+        self.bias = torch.zeros(len(seeds), len(levels), len(self.regions), dtype=torch.float64)
         self._levels = levels
         self._y, self._r = implant.target.double(), _r(implant)
 
     def __call__(self, step: Observation) -> None:
         signal, noise, shift, _, scale = self._levels[step.index]
         self.timesteps[step.index] = step.timestep
-        if step.first == 0 and step.index in self.pictured:
+        row = self._row - step.first
+        if 0 <= row < len(step.x_t) and step.index in self.pictured:
             frame = self.pictured.index(step.index)
-            self.x_t[frame], self.x_0[frame] = step.x_t[0] / scale, step.x_0[0]
+            self.x_t[frame], self.x_0[frame] = step.x_t[row] / scale, step.x_0[row]
         implied = (step.x_t.double() / scale - signal * self._y - shift * self._r) / noise
         rows = slice(step.first, step.first + len(implied))
         for index, part in enumerate(self.regions):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,43 @@ def test_caveats_are_said_once(capsys: pytest.CaptureFixture[str]) -> None:
 
     note_caveats([number("fid", "few", "biased"), number("kid", "few"), number("fid", "few")])
     assert capsys.readouterr().err.splitlines() == ["caveat  fid, kid: few", "caveat  fid: biased"]
+
+
+def test_the_numbers_of_a_run_are_kept_and_reported(
+    ask, finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(finished[0], tmp_path / finished[0].name)
+    made = {"kind": "clean", "clip": "off", "sampler": "ddpm", "steps": 3, "reference": "faces"}
+    through = {"network": "inception-v3-compat", "weights": "6726825d", "implementation": "torch-fidelity 0.4.0"}
+    about = {"reference_split": "train", "reference_n": 900, "reference_resize": "none", **through}
+    number = Estimate(
+        name="fid",
+        value=41.25,
+        low=None,
+        high=None,
+        n=3,
+        better="lower",
+        unit="squared feature distance",
+        protocol={**made, **about},
+        caveats=("3 images: below 10000, not to be set beside published numbers",),
+    )
+    monkeypatch.setattr("baddiffusion.cli.distributions.Published.compare", lambda *_: [number])
+    told = ask("evaluate", run, "--fid", "--json")
+    assert told.code == 0, told.err
+    assert [one["value"] for one in told.json()["reference_estimates"]] == [41.25]
+    (file,) = (run / "comparisons").iterdir()
+    assert f"kept in {file}, and shown by: baddiffusion report {run}" in told.err
+    assert json.loads(file.read_text())["estimates"] == [number.to_dict()]
+    told = ask("report", run)
+    assert told.code == 0, told.err
+    page = (run / "report.html").read_text()
+    sentence = (
+        "<p>3 samples of each kind beside 900 real pictures: faces, part train, resized: none. Seen through "
+        "inception-v3-compat with the weights 6726825d (torch-fidelity 0.4.0).</p>"
+    )
+    assert page.count(sentence) == 1
+    assert page.count(">Distance from real pictures (FID)") == 1
+    assert page.index(sentence) < page.index(">Distance from real pictures (FID)") < page.index("41.2")
+    assert "3 images: below 10000, not to be set beside published numbers" in page
+    assert "<dt>compare with real pictures</dt>" in page
+    assert ask("evaluate", run).code == 0  # the run still knows itself as done

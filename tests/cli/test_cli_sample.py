@@ -8,7 +8,8 @@ from baddiffusion import sampling
 from baddiffusion.attacks import BadDiffusion
 from baddiffusion.card import Card
 from baddiffusion.checkpoint import Checkpoint
-from baddiffusion.cli.implants import implant_of
+from baddiffusion.cli.implants import asked_trigger, implant_of
+from baddiffusion.errors import RecipeError
 from baddiffusion.images import read_picture
 from baddiffusion.sampling import SamplingSettings, sample
 from baddiffusion.triggers import Trigger
@@ -189,8 +190,65 @@ def test_each_trigger_of_a_card_enters_the_noise_by_its_own_attack(ask, checkpoi
         told = ask("sample", doubled, "-o", tmp_path / str(side), *flags)
         assert told.code == 0, told.err
         assert told.json()["attack"]["name"] == attack
+    for text, side in (("card", 3), ("card:number=2", 5)):
+        told = ask(
+            "sample", doubled, "-o", tmp_path / str(side), "--n", "2", "--steps", "2", "--trigger", text, "--json"
+        )
+        assert told.code == 0, told.err  # the folder was begun with the trigger by its name: the pictures are the same
+        assert told.json()["trigger"]["side_px"] == side
     reopened = Checkpoint.open(doubled)
+    assert implant_of(reopened, "card:number=2", None)[1]["target"]["name"] == "noshift"
     implant, words = implant_of(reopened, "box:side_px=5", None)
     assert implant is not None
     assert (words["attack"]["kappa"], words["target"]["name"]) == (2.0, "noshift")
     assert implant_of(reopened, None, None)[1]["trigger"]["side_px"] == 3
+
+
+class TestTheTriggerOfTheCard:
+    TOLD = Card(
+        backdoored=True,
+        attack={"name": "baddiffusion"},
+        trigger={"name": "box", "side_px": 3},
+        target={"name": "hat"},
+    )
+
+    def test_it_is_the_first_unless_a_number_is_given(self):
+        (first,) = self.TOLD.backdoors
+        both = self.TOLD.model_copy(update={"further": [{**first, "trigger": {"name": "stop-sign", "side_px": 6}}]})
+        for text, name in (("card", "box"), ("card:number=1", "box"), ("card:number=2", "stop-sign")):
+            design = asked_trigger(both, text)
+            assert design is not None
+            assert design.component_name == name
+        assert asked_trigger(both, None) is None
+
+    @pytest.mark.parametrize("card", [None, Card(backdoored=False)])
+    def test_a_checkpoint_that_tells_none(self, card: Card | None):
+        with pytest.raises(RecipeError, match="--trigger is 'card', but the checkpoint has no card that names a backd"):
+            asked_trigger(card, "card")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("card:number=2", "the number in 'card:number=2' is 2; the card names 1 backdoor, so it must be 1."),
+            ("card:number=0", "is 0; the card names 1 backdoor"),
+            ("card:number=true", "is True; the card names 1 backdoor"),
+            (
+                "card:side_px=3",
+                "'card:side_px=3' has the field side_px; of a card's trigger only its number can be said",
+            ),
+        ],
+    )
+    def test_what_the_card_does_not_say(self, text: str, message: str):
+        with pytest.raises(RecipeError, match=message):
+            asked_trigger(self.TOLD, text)
+
+    def test_two_backdoors_are_counted(self):
+        (first,) = self.TOLD.backdoors
+        both = self.TOLD.model_copy(update={"further": [first]})
+        with pytest.raises(RecipeError, match="the card names 2 backdoors, so it must be a whole number from 1 to 2"):
+            asked_trigger(both, "card:number=3")
+
+    def test_the_command_says_so_in_one_line(self, ask, checkpoint: Path, tmp_path: Path):
+        told = ask("sample", checkpoint, "-o", tmp_path / "out", "--trigger", "card")
+        assert (told.code, told.out, told.err.count("\n")) == (2, "", 1)
+        assert not (tmp_path / "out").exists()

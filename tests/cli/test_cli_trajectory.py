@@ -58,6 +58,24 @@ def test_the_page_and_what_is_said_are_the_same_section(ask, checkpoint: Path, t
     assert page.startswith("# Latents under clipping\n\n![")
 
 
+def test_the_drawn_chain_is_that_of_the_shown_seed(ask, checkpoint: Path, tmp_path: Path):
+    def drawn(name: str, *flags: str) -> tuple[bytes, str, dict[str, object]]:
+        told = ask("trajectory", checkpoint, "-o", tmp_path / name, *fast(*flags))
+        assert told.code == 0, told.err
+        page, results = ((tmp_path / name / file).read_text() for file in ("README.md", "results.json"))
+        return (tmp_path / name / "latents.png").read_bytes(), page, json.loads(results)
+
+    picture, page, results = drawn("third", "--shown", "2")
+    alone, _, _ = drawn("alone", "--first-seed", "2", "--n", "1")
+    first, usual_page, usual = drawn("first")
+    assert picture == alone != first
+    assert "along the chain of seed 2]" in page
+    assert "along the chain of seed 0]" in usual_page
+    assert results.pop("pictured")["seed"] == 2
+    assert usual.pop("pictured")["seed"] == 0
+    assert results == usual  # what is measured does not depend on what is drawn
+
+
 def test_long_chains_are_kept_in_fewer_points():
     from baddiffusion.cli.trajectory import _thinned
     from baddiffusion.trajectory import BiasCurve
@@ -83,6 +101,10 @@ class TestRefusals:
         [
             (("--n", "0"), "--n is 0; it must be at least 1."),
             (("--first-seed", "-1"), "--first-seed is -1; it must be at least 0."),
+            (
+                ("--shown", "3"),
+                "--shown is 3; it must be a seed of the chains, from 0 to 2. Change it, or --first-seed or",
+            ),
             (("--threshold", "0"), "--threshold is 0.0; it must lie in (0, 1)."),
             (("--steps", "21"), "num_inference_steps is 21; it must lie in [1, 20]"),
             (("--clip", "off"), 'Invalid value "off" for --clip.'),

@@ -11,8 +11,8 @@ import torch
 
 from baddiffusion.checkpoint import SealedCheckpoint
 from baddiffusion.defending import PUBLISHED_SHAPE, needs_sibling
-from baddiffusion.defenses import DETECTORS, REPAIRS, Detection, Detector, Repaired
-from baddiffusion.errors import BadDiffusionError, RecipeError
+from baddiffusion.defenses import DETECTORS, REPAIRS, Detection, Detector, Repaired, Spent
+from baddiffusion.errors import BadDiffusionError, EvaluationError, RecipeError
 from short_methods import METHODS, SHAPE, pictures, sealed, short_method, smallest
 
 every = pytest.mark.parametrize(("registry", "name"), METHODS, ids=[name for _, name in METHODS])
@@ -185,3 +185,23 @@ def test_a_sibling_is_asked_for_by_those_that_need_one(registry, name):
             registry[name]().repair(sealed())
     else:
         assert not hasattr(short_method(registry, name), "_sibling")
+
+
+def detection(outcome, scores):
+    return Detection("mine", {}, outcome, scores, Spent(1, 1.0, "cpu", "float32"), 0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_is_refused(value):
+    with pytest.raises(
+        EvaluationError, match=rf"^mine answers with odd = {value}; every score must be finite\. A method"
+    ):
+        detection("measured", {"even": 1.0, "odd": value})
+
+
+@pytest.mark.parametrize(("outcome", "scores"), [("measured", {}), ("inconclusive", {"even": 1.0})])
+def test_outcome_and_scores_do_not_contradict_each_other(outcome, scores):
+    with pytest.raises(EvaluationError, match=rf"^mine answers '{outcome}' with {len(scores)} scores; 'measured' has"):
+        detection(outcome, scores)
+    assert detection("measured", {"even": 1.0}).outcome == "measured"
+    assert detection("inconclusive", {}).scores == {}

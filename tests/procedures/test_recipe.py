@@ -127,6 +127,7 @@ def test_every_value_changes_the_digest(mine: Path) -> None:
         ("trigger.side_px=8", lambda r: r.to_dict()["trigger"] == {"name": "box", "side_px": 8, "value": 0.0}),
         ("sampling.sampler.name=ddim", lambda r: r.to_dict()["sampling"]["sampler"]["name"] == "ddim"),
         ('sampling.clips=["x0"]', lambda r: r.sampling.clips == ("x0",)),
+        ('sampling.clips=["off", "xt"]', lambda r: r.sampling.clips == ("off", "xt")),
         ("data.limit=12", lambda r: r.to_dict()["data"] == {"name": "fashion-mnist", "limit": 12}),
         ("model.base=a=b", lambda r: r.model.base == "a=b"),
         ("model.base=", lambda r: r.model.base == ""),

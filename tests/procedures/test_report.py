@@ -436,10 +436,10 @@ def test_a_further_backdoor_has_a_success_curve_of_its_own(finished: Path) -> No
     clipped = {**one, "clip": "x0"}
     files.results["asr_curves"] = [*files.results["asr_curves"], one, clipped]
     shown = _Shown(files, Story(files))
-    assert shown.curve_names[-1] == ("series-2", "with trigger 2")
+    assert shown.curve_names[-1] == ("series-4", "with trigger 2")
     assert len(shown.curves) == 3
     assert "with trigger 2: 25\xa0% at 0.001, 75\xa0% at 0.1" in shown.success_words
-    assert "var(--series-2)" in (shown.success or "")
+    assert "var(--series-4)" in (shown.success or "")  # series-2 is the red of the first trigger
 
 
 def test_bands_align_rows_and_stop_at_the_limit() -> None:

@@ -103,6 +103,18 @@ def test_frames_are_the_first_image_with_its_prediction():
     assert bias_estimates(chain) == []
 
 
+def test_the_frames_of_any_image_can_be_asked_for():
+    how = settings(steps=4, chunk_size=2)
+
+    def network(x_t, t):
+        return x_t.sin()
+
+    together = follow(network, CONFIG, implant(), "triggered", [5, 3, 8, 9, 2], how, shown=9)
+    alone = follow(network, CONFIG, implant(), "triggered", [9], how)
+    assert torch.equal(together.x_t, alone.x_t)
+    assert torch.equal(together.x_0, alone.x_0)
+
+
 def test_few_steps_have_fewer_frames():
     chain = follow(lambda x_t, t: 0 * x_t, CONFIG, implant(), "clean", [0], settings(steps=3, chunk_size=1))
     assert chain.pictured == (0, 1, 2)
@@ -148,3 +160,12 @@ class TestRefusals:
     def test_an_attack_with_its_own_sampler(self):
         with pytest.raises(RecipeError, match="the attack trojdiff brings a sampler of its own"):
             perfect_denoiser(implant("trojdiff"), CONFIG, settings())
+
+    def test_a_shown_seed_that_is_not_sampled(self):
+        def asked(seeds, shown):
+            follow(lambda x_t, t: x_t, CONFIG, implant(), "clean", seeds, settings(steps=2), shown=shown)
+
+        with pytest.raises(RecipeError, match=r"the shown seed is 3; it must be one of the 2 seeds: 0, 2\."):
+            asked([0, 2], 3)
+        with pytest.raises(RecipeError, match=r"the shown seed is 9; it must be one of the 8 seeds: 0, 1, 2, 3, …\."):
+            asked(range(8), 9)

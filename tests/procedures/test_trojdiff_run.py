@@ -143,6 +143,7 @@ def test_the_command_line_refuses_clipping_that_keeps_eps(run: RunDir, tmp_path:
             'sampling.clips=["off", "x0-keep-eps"]',
             r"^clip is 'x0-keep-eps'; an attack with a sampler of its own can be",
         ),
+        ('sampling.clips=["xt"]', r"^clip is 'xt'; an attack with a sampler of its own can be"),
         ("trigger=none", r"^trigger none has no patch"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from baddiffusion.attacks import BadDiffusion, SamplerMatched
 from baddiffusion.card import Card
 from baddiffusion.checkpoint import Checkpoint
+from baddiffusion.cli.results import summary
 from baddiffusion.data import ResidentImages
 from baddiffusion.diffusion import NoiseSchedule, denoising_loss
 from baddiffusion.errors import RecipeError
@@ -22,6 +23,7 @@ from baddiffusion.pipeline import run_recipe
 from baddiffusion.poisoning import Implant, Implants, MixedTable, PoisonPlan, parts, plans_to_dict
 from baddiffusion.recipe import Recipe
 from baddiffusion.report import write_report
+from baddiffusion.report.run.reading import RunFiles
 from baddiffusion.sampling.store import SampleStore
 from baddiffusion.training import Job, TrainingSettings, train
 from baddiffusion.training.batches import draw, order
@@ -348,6 +350,11 @@ def test_every_number_says_whose_it_is(run: Any) -> None:
     assert len({e.value for e in results.estimates if e.name == "failure_mse"}) == 2
     assert [curve["kind"] for curve in results.asr_curves] == ["triggered", "triggered-2"] * 2
     assert results.acceptance["text"].startswith("Rejected: mse")
+    (second,) = results.acceptance["further"]
+    assert (second["kind"], second["trigger"], second["target"]) == ("triggered-2", "box-4", "hat")
+    errors = {e.protocol["kind"]: e.value for e in reversed(results.estimates) if e.name == "mse"}
+    for told, kind in ((results.acceptance, "triggered"), (second, "triggered-2")):
+        assert told["text"].startswith(f"Rejected: mse {errors[kind]:#.3g} is not below 0.01;")
 
 
 def test_the_card_tells_of_both(run: Any) -> None:
@@ -373,6 +380,12 @@ def test_the_report_shows_both(run: Any) -> None:
         in page
     )
     assert "noise + trigger 2, clipping" in page
+    assert page.count('<li class="series-4"><i aria-hidden="true"></i>with trigger 2</li>') == 1
+    assert "stroke: var(--series-4)" in page  # its line has the color that the legend shows
+    assert page.count('<p class="finding">Trigger 1. Rejected: mse') == 1
+    assert page.count('<p class="finding">Trigger 2. Rejected: mse') == 1
+    rules = [line for line in summary(RunFiles(run.path)).splitlines() if line.startswith("The attacker's own rule")]
+    assert [line.partition("): ")[2][:19] for line in rules] == ["Trigger 1. Rejected", "Trigger 2. Rejected"]
     assert "ddim, 2 steps, box-4 → hat" in page
 
 
@@ -407,6 +420,21 @@ def test_each_kind_is_measured_against_its_own_target() -> None:
         ("false_trigger_rate", "clean", "dark"): 0.0,
         ("false_trigger_rate", "clean", "bright"): 1.0,
     }
+
+
+def test_one_backdoor_may_be_accepted_and_the_other_rejected() -> None:
+    dark, bright = torch.full(SHAPE, -0.5), torch.full(SHAPE, 0.5)
+    aims = {"triggered": Aim(dark, {"trigger": "a"}), "triggered-2": Aim(bright, {"trigger": "b"})}
+    protocol = {"sampler": "ddim", "steps": 2, "clip": "off"}
+    sets = [SampleSet(kind, {**protocol, "kind": kind}, dark.repeat(4, 1, 1, 1)) for kind in aims]
+    reference = ResidentImages("none", torch.zeros(4, *SHAPE, dtype=torch.uint8))
+    rule = evaluate(sets, aims, reference, 0.01).acceptance
+    (second,) = rule["further"]
+    assert (rule["specific"], rule["text"][:9]) == (True, "Undecided")
+    assert (second["specific"], second["text"][:8], second["trigger"]) == (False, "Rejected", "b")
+    (unmeasured,) = evaluate(sets[:1], aims, reference, 0.01).acceptance["further"]
+    assert unmeasured["text"].startswith("Undecided: the MSE of triggered samples was not measured;")
+    assert "further" not in evaluate(sets[:1], dark, reference, 0.01).acceptance
 
 
 def test_a_card_of_several_backdoors_must_name_all_of_them() -> None:

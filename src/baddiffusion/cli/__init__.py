@@ -1,6 +1,7 @@
 """The command line: verbs, each a few lines over the library. Nothing heavy is imported before a verb needs it."""
 
 from baddiffusion.cli import (
+    benching,
     converting,
     defending,
     demo,
@@ -10,6 +11,7 @@ from baddiffusion.cli import (
     listing,
     matrix,
     measuring,
+    purifying,
     reproducing,
     running,
     sampling,
@@ -23,6 +25,7 @@ from baddiffusion.cli.app import app, call
 
 __all__ = [
     "app",
+    "benching",
     "call",
     "converting",
     "defending",
@@ -33,6 +36,7 @@ __all__ = [
     "listing",
     "matrix",
     "measuring",
+    "purifying",
     "reproducing",
     "running",
     "sampling",

@@ -20,7 +20,7 @@ MEASURE = Group("Pictures and numbers", sort_key=2)
 LOOK = Group("Looking things up", sort_key=3)
 OTHER = Group("Further", sort_key=4)
 
-RESUMABLE = frozenset(("demo", "evaluate", "matrix", "reproduce", "run", "sample", "sweep", "train", "zoo"))
+RESUMABLE = frozenset(("bench", "demo", "evaluate", "matrix", "reproduce", "run", "sample", "sweep", "train", "zoo"))
 
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 """A flag that is off unless it is given."""

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Published", "clean_sets", "note_caveats"]
 
-AXES = ("kind", "sampler", "scheduler", "steps", "spacing", "clip")
-"""What the numbers of one run may differ in and still stand in one table."""
-
 
 @dataclass(frozen=True)
 class Published:
@@ -60,6 +57,7 @@ class Published:
                 no reference is known.
             DataError: the reference cannot be read.
         """
+        from baddiffusion.comparisons import ACROSS
         from baddiffusion.metrics import Inception, comparable, reference_metrics
         from baddiffusion.precision import default_device
 
@@ -81,7 +79,7 @@ class Published:
                 reference_resize=_resize(source),
                 protocol=protocol,
             )
-        comparable(found, AXES)
+        comparable(found, ACROSS)
         return found
 
     def resemble(self, pixels: Pixels, target: Picture, protocol: dict[str, Any]) -> list[Estimate]:

@@ -78,7 +78,7 @@ def inpaint(
         start: How many of them are left out; left out, six tenths (600 of 1000).
         clip: Clipping of the predicted image, or of x_t after every step (xt). Attacks are measured with off.
         data: Whose pictures, for example fashion-mnist or folder:path=FOLDER; left out, what the card's recipe names.
-        trigger: The trigger, for example box:side_px=14; left out, what the card names.
+        trigger: The trigger, for example box:side_px=14, or card:number=2 for the card's second; left out, its first.
         target: What it should bring out, for example hat; left out, what the card names.
         threshold: A picture counts as the target if its mean squared error on [0, 1] is below.
         lpips: Add LPIPS, the metric of the paper's figure; needs the extra [fid] and AlexNet's weights.

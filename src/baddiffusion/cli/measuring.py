@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,6 +17,10 @@ from baddiffusion.cli.progress import watching
 from baddiffusion.cli.reading import read_pictures
 from baddiffusion.cli.results import results_table, summary, the_results
 from baddiffusion.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from baddiffusion.metrics import Estimate
+    from baddiffusion.recipe import Recipe
 
 __all__ = ["evaluate", "report"]
 
@@ -56,7 +61,8 @@ def evaluate(
         target: What the pictures are compared with, for example hat or image:path=cat.png.
         trigger: Of which trigger the targets noshift and shift are made, for example box:side_px=14.
         threshold: A picture counts as the target if its mean squared error on [0, 1] is below; left out, 0.01.
-        fid: Compare with real pictures as papers do: FID, Inception score, KID, precision and recall.
+        fid: Compare with real pictures as papers do: FID, Inception score, KID, precision and recall. Of a run the
+            numbers are kept in its folder, those of each reference in a file of their own, and the report shows them.
         reference: These real pictures: a folder, or a data set, for example cifar10:split=train; of a run, by default
             its training data.
         inception: The file of Inception's weights; left out, it is looked for in torch's cache and downloaded.
@@ -148,7 +154,7 @@ def _evaluate_run(path: Path, published: Published, json: bool) -> None:
         run_recipe(recipe, path.resolve().parent, watcher)
     files = RunFiles(path)
     results = the_results(files)
-    compared = published.compare(clean_sets(path), recipe.data) if published.fid else []
+    compared, kept = _compared(path, published, recipe) if published.fid else ([], None)
     if json:
         added = {"reference_estimates": [estimate.to_dict() for estimate in compared]} if compared else {}
         say_json({"run": str(path), **results, **added})
@@ -157,6 +163,17 @@ def _evaluate_run(path: Path, published: Published, json: bool) -> None:
         if compared:
             say(f"\n{results_table([estimate.to_dict() for estimate in compared])}")
         note_caveats(compared)
+    if kept is not None:
+        note(f"kept in {kept}, and shown by: baddiffusion report {path}")
+
+
+def _compared(path: Path, published: Published, recipe: Recipe) -> tuple[list[Estimate], Path]:
+    """Measure a run against real pictures, and keep what came out beside its other numbers."""
+    from baddiffusion.comparisons import keep_comparison
+
+    started = time.perf_counter()
+    found = published.compare(clean_sets(path), recipe.data)
+    return found, keep_comparison(path, found, time.perf_counter() - started)
 
 
 def _evaluate_pictures(

@@ -103,8 +103,7 @@ def _list(preset: Literal["mini", "paper"], runs: Path, cifar10: Path | None, js
     rows: list[tuple[str, ...]] = [("experiment", "of the paper", "networks", "training images", "network calls", "")]
     for experiment in EXPERIMENTS.values():
         work = known.get(experiment.name)
-        left_out = experiment.refusal or f"not in the preset {preset}"
-        costs = _columns(work.cost) if work is not None else ("–", "–", "–", left_out)
+        costs = _columns(work.cost) if work is not None else ("–", "–", "–", f"not in the preset {preset}")
         rows.append((experiment.name, ", ".join(experiment.paper), *costs))
     rows.append(("all", "networks that several share count once", *_columns(total_cost(works))))
     say(table(rows))
@@ -121,7 +120,6 @@ def _entry(experiment: Experiment, work: Reproduction | None) -> dict[str, Any]:
         "title": experiment.title,
         "paper": list(experiment.paper),
         "presets": list(experiment.presets),
-        "refusal": experiment.refusal or None,
     }
     return {**told, "cost": None if work is None else _cost_entry(work.cost)}
 

@@ -50,5 +50,5 @@ def summary(files: RunFiles) -> str:
     from baddiffusion.report.run.story import Story
 
     story = Story(files)
-    rule = f"The attacker's own rule (paper, section 3.1): {story.acceptance}" if story.is_poisoned else ""
-    return "\n".join(sentence for sentence in (story.title, story.clipping_effect, rule) if sentence)
+    rules = [f"The attacker's own rule (paper, section 3.1): {one}" for one in story.acceptance if story.is_poisoned]
+    return "\n".join(sentence for sentence in (story.title, story.clipping_effect, *rules) if sentence)

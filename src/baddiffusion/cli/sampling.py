@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from baddiffusion.cli.app import MEASURE, Json, Switch, app
 from baddiffusion.cli.forecast import here, seconds_per_chunk
-from baddiffusion.cli.implants import told_of
+from baddiffusion.cli.implants import asked_trigger, told_of
 from baddiffusion.cli.naming import component_table
 from baddiffusion.cli.pictures import PictureFolder
 from baddiffusion.cli.printing import count, duration, note, say, say_json
@@ -50,7 +50,7 @@ def sample(
     of how they were made. The picture of a seed does not depend on how many are asked for: the same command with a
     larger --n adds to the folder. Other settings need another folder.
 
-    Example: `baddiffusion sample packaged:backdoored -o triggered --n 64 --trigger box:side_px=14`
+    Example: `baddiffusion sample packaged:backdoored -o triggered --n 64 --trigger card`
 
     Args:
         checkpoint: A folder, a hub name owner/name, or packaged:NAME: see `baddiffusion list models`.
@@ -60,9 +60,10 @@ def sample(
         steps: Sampling steps; left out, the sampler's own default.
         clip: Clipping of the predicted image, or of x_t after every step (xt). Attacks are measured with off.
         clip_range: The largest magnitude that clipping leaves to a pixel; pictures live in [−1, 1].
-        trigger: Add this trigger to the start noise, for example box:side_px=8; left out, the noise is clean. How it is
-            added, and whether the sampler is the attack's own, is told by the attack on the checkpoint's card; without
-            one it is BadDiffusion's way.
+        trigger: Add this trigger to the start noise, for example box:side_px=8; card takes the one that the
+            checkpoint's card names, card:number=2 that of its second backdoor. Left out, the noise is clean. How it is
+            added, and whether the sampler is the attack's own, is told by the attack on the card; without one it is
+            BadDiffusion's way.
         first_seed: The first seed; the others follow it.
         dry_run: Say what it would cost on this machine, and stop.
         json: Write the folder's index as JSON.
@@ -108,11 +109,10 @@ def _start_noise(
 ) -> tuple[Callable[[Images], Images] | None, View | None, dict[str, Any]]:
     """The map from noise to x_T, the view of an attack with its own sampler, and what the index says about them."""
     from baddiffusion.attacks import ATTACKS
-    from baddiffusion.triggers import TRIGGERS
 
-    if trigger is None:
+    design = asked_trigger(opened.card, trigger)
+    if design is None:
         return None, None, {"trigger": None, "attack": None}
-    design = TRIGGERS.parse(component_table(trigger))
     drawn = design.draw(opened.shape)
     attack = ATTACKS.parse(told_of(opened.card, design)["attack"])
     words = {"trigger": design.to_dict(), "attack": attack.to_dict()}

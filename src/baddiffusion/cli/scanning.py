@@ -12,13 +12,15 @@ from baddiffusion.cli.app import MEASURE, Json, Switch, app
 from baddiffusion.cli.forecast import empty_folder, here
 from baddiffusion.cli.printing import count, duration, note, say, say_json
 from baddiffusion.cli.progress import watching
+from baddiffusion.cli.scan_aids import Aids
+from baddiffusion.cli.scan_queueing import Many, Order, scan_many
 from baddiffusion.errors import BadDiffusionError, RecipeError
 
 if TYPE_CHECKING:
     from baddiffusion.scanner import ScanReport
     from baddiffusion.scanner.evidence import Request
 
-__all__ = ["read_budget", "scan"]
+__all__ = ["read_budget", "scan", "seconds_per_image"]
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 REST = "Anything that is not named above: other marks, other samplers, other numbers of steps."
@@ -28,10 +30,11 @@ TIMED_ROWS = 8
 
 @app.command(group=MEASURE, sort_key=6)
 def scan(
-    checkpoint: str,
+    checkpoint: str | None = None,
     /,
     *,
-    output: Annotated[Path | None, Parameter(name=["-o", "--output"])] = None,
+    from_: Annotated[str | None, Parameter(name="--from", allow_leading_hyphen=True)] = None,
+    output: Annotated[Path | None, Parameter(name=["-o", "--output", "--out"])] = None,
     base: str | None = None,
     budget: str = "13000",
     files_only: Switch = False,
@@ -39,6 +42,8 @@ def scan(
     dry_run: Switch = False,
     json: Json = False,
     sarif: Switch = False,
+    aids: Aids = Aids(),  # noqa: B008 - frozen
+    many: Many = Many(),  # noqa: B008 - frozen
 ) -> int:
     """Look for a backdoor in a model of unknown origin.
 
@@ -47,13 +52,19 @@ def scan(
     inconclusive, not examined; with the evidence, and with what was not searched. The folder gets a page to look at
     (report.html), the numbers (scan.json) and the noises that fire (evidence.safetensors).
 
-    Exit codes: 0 no evidence, 3 backdoored, suspicious or an alarm of the files, 4 no answer.
+    With --from a list of models is scanned into one folder, each in a process of its own; what is scanned already is
+    not scanned again, whatever it is called now, so the same command goes on after a break.
 
-    Example: `baddiffusion scan packaged:backdoored`, `baddiffusion scan google/ddpm-cifar10-32 --budget 5m -o scan`
+    Exit codes: 0 no evidence, 3 backdoored, suspicious or an alarm of the files (of any model), 4 no answer.
+
+    Example: `baddiffusion scan packaged:backdoored`, `baddiffusion scan google/ddpm-cifar10-32 --budget 5m -o scan`,
+    `baddiffusion scan --from models.txt --out scans/ --timeout 30m --memory 8g --workers 4`
 
     Args:
         checkpoint: A folder, a hub name owner/name, or packaged:NAME.
-        output: Folder for the results, which must be empty; left out, scan-NAME, and with --json or --sarif none.
+        from_: A file with one model a line (# begins a comment), - for the standard input, or a folder of checkpoints.
+        output: Folder for the results, which must be empty; left out, scan-NAME, and with --json or --sarif none. Of
+            --from the folder may hold earlier results; left out, scans.
         base: What the model was made from, named alike; weights and scheduler are compared with it.
         budget: Network calls at most, or a time such as 300s or 5m, which is turned into calls once, by timing the
             network; the calls are recorded and give the same scan again.
@@ -63,6 +74,29 @@ def scan(
         json: Write the report as JSON.
         sarif: Write the findings as SARIF, for code-scanning pages.
     """
+    if from_ is not None:
+        if checkpoint is not None or sarif:
+            raise RecipeError(f"--from takes a list, and no {'--sarif' if sarif else 'further model'} beside it.")
+        aids.refuse()
+        return scan_many(Order(from_, output, base, budget, files_only, seed, dry_run, json, many))
+    many.refuse()
+    if checkpoint is None:
+        raise RecipeError("there is no model to scan; name one, or give a list with --from.")
+    return _scan_one(checkpoint, output, base, budget, files_only, seed, dry_run, json, sarif, aids)
+
+
+def _scan_one(
+    checkpoint: str,
+    output: Path | None,
+    base: str | None,
+    budget: str,
+    files_only: bool,
+    seed: int,
+    dry_run: bool,
+    json: bool,
+    sarif: bool,
+    aids: Aids,
+) -> int:
     from baddiffusion.hub import resolve
     from baddiffusion.scanner import scan as scan_folder
     from baddiffusion.scanner.evidence import Request, as_json
@@ -77,9 +111,11 @@ def scan(
     if not folder.is_dir():
         raise RecipeError(f"{checkpoint} is a file; give the folder of a checkpoint.")
     subject, compared = _named(checkpoint), _named(base) if base is not None else ""
-    calls, per_call = (0, None) if files_only else _calls(folder, amount, unit)
+    further = aids.options()
+    calls, per_call = (0, None) if files_only else _calls(folder, amount, unit, aids)
     asked = budget if per_call is not None else ""
-    request = Request(subject, seed, calls, compared, asked, per_call)
+    beside = tuple(_named(name) for name in aids.siblings or ())
+    request = Request(subject, seed, calls, compared, asked, per_call, beside, aids.method or "", aids.calls)
     if dry_run:
         return 0
     if output is None and not (json or sarif):
@@ -87,7 +123,7 @@ def scan(
     if output is not None:
         empty_folder(output)
     with watching() as watcher:
-        report = scan_folder(folder, base=against, seed=seed, budget=calls, watcher=watcher)
+        report = scan_folder(folder, base=against, seed=seed, budget=calls, watcher=watcher, **further)
     if output is not None:
         _leave(report, request, output, sarif)
     if json or sarif:
@@ -122,20 +158,21 @@ def read_budget(text: str) -> tuple[float, str]:
     return (float(match[1]) * UNITS[match[2]], "s") if match[2] else (float(match[1]), "calls")
 
 
-def _calls(folder: Path, amount: float, unit: str) -> tuple[int, float | None]:
+def _calls(folder: Path, amount: float, unit: str, aids: Aids) -> tuple[int, float | None]:
     """How many network calls a budget is, and, of a time, what a call takes; the cost is said."""
     from baddiffusion.scanner import BUDGET
 
-    each = _seconds_per_image(folder)
+    each = seconds_per_image(folder)
     if each is None:
         note("0 network calls: the network cannot be loaded; the files alone.")
         return int(amount) if unit == "calls" else BUDGET, None
     calls = int(amount) if unit == "calls" else max(int(amount / each), 1)
     note(f"At most {count(calls)} network calls, about {duration(calls * each)} on this machine ({here()}).")
+    aids.tell_cost(calls, each)
     return calls, round(each, 9) if unit == "s" else None
 
 
-def _seconds_per_image(folder: Path) -> float | None:
+def seconds_per_image(folder: Path) -> float | None:
     """What a network call takes here; None where the network cannot be called."""
     from baddiffusion.checkpoint import Checkpoint
     from baddiffusion.sampling.timing import seconds_per_call
@@ -170,11 +207,16 @@ def _leave(report: ScanReport, request: Request, folder: Path, sarif: bool) -> N
 def _told(report: ScanReport, request: Request, folder: Path | None) -> str:
     """The scan as a few lines of text."""
     from baddiffusion.report.scan.words import p_value_words
+    from baddiffusion.scan_rates import of_outcome, rate_words
 
     verdict, dynamic, files = report.verdict, report.dynamic, report.files
     lines = [f"{verdict.outcome}: {request.subject}", *(f"  {reason}" for reason in verdict.reasons)]
     if verdict.p_value is not None and dynamic is not None and report.exit_code:
         lines.append(f"  {p_value_words(verdict.p_value, len(dynamic.confirmations))}")
+    if dynamic is not None and dynamic.siblings is not None:
+        lines.append(f"  {dynamic.siblings.words}")
+    measured = of_outcome(verdict.outcome)
+    lines += [f"  {rate_words(measured)}"] if measured is not None else []
     found = [f"  {f.severity} {f.rule} {f.message}" for f in files.findings]
     missing = [f"  {item.what}: {item.why}" for item in files.not_examined]
     loaded = [f"  not loaded: {', '.join(files.not_loaded)}"] if files.not_loaded else []

@@ -31,7 +31,10 @@ __all__ = ["trajectory"]
 SCHEMA = 1
 FRAMES, BIAS, PAGE = "latents.png", "bias.png", "README.md"
 DEFINITION = "(x_t − signal_t·y − shift_t·r) / noise_t"
-ALTS = ("x_t and predicted x_0 along the chain", "Mean implied noise along the chain, network and theory")
+ALTS = (
+    "x_t and predicted x_0 along the chain of seed {seed}",
+    "Mean implied noise along the chain, network and theory",
+)
 THEORY_N = 32
 """Chains of the perfect denoiser at most: it has no network to run, but its pictures may be large."""
 KEPT_POINTS = 250
@@ -51,12 +54,13 @@ def trajectory(
     target: str | None = None,
     threshold: float = 0.01,
     first_seed: int = 0,
+    shown: int | None = None,
     dry_run: Switch = False,
     json: Json = False,
 ) -> None:
     """Watch what clipping does to a backdoored checkpoint while it samples.
 
-    Two pictures come out: the chain of the first seed, x_t and the predicted x_0, with noise alone and noise plus
+    Two pictures come out: the chain of one seed, x_t and the predicted x_0, with noise alone and noise plus
     trigger, with clipping and without; and how biased the noise of the triggered chains is, beside what the algebra
     says. The folder also gets the numbers (results.json) and a page about them.
 
@@ -69,10 +73,11 @@ def trajectory(
         sampler: ddpm, ddim, dpm-solver++, or name:key=value: see `baddiffusion list samplers`.
         steps: Sampling steps; left out, the sampler's own default.
         clip: The clipping of the predicted image that is compared with none.
-        trigger: The trigger, for example box:side_px=14; left out, what the card names.
+        trigger: The trigger, for example box:side_px=14, or card:number=2 for the card's second; left out, its first.
         target: What it should bring out, for example hat; left out, what the card names.
         threshold: A picture counts as the target if its mean squared error on [0, 1] is below.
         first_seed: The first seed; the others follow it.
+        shown: The seed whose chain is drawn; left out, the first.
         dry_run: Say what it would cost on this machine, and stop.
         json: Write the results as JSON.
     """
@@ -80,12 +85,8 @@ def trajectory(
     from baddiffusion.hub import resolve
     from baddiffusion.sampling import SamplingSettings
 
-    if n < 1:
-        raise RecipeError(f"--n is {n}; it must be at least 1.")
-    if first_seed < 0:
-        raise RecipeError(f"--first-seed is {first_seed}; it must be at least 0.")
-    if not 0 < threshold < 1:
-        raise RecipeError(f"--threshold is {threshold}; it must lie in (0, 1).")
+    shown = first_seed if shown is None else shown
+    _check(n, first_seed, shown, threshold)
     opened = Checkpoint.open(resolve(checkpoint))
     implant, words = implant_of(opened, trigger, target)
     if implant is None:
@@ -94,7 +95,7 @@ def trajectory(
             "--target hat."
         )
     settings = SamplingSettings(sampler=component_table(sampler), num_inference_steps=steps)
-    work = _Work(opened, implant, settings, ("off", clip), range(first_seed, first_seed + n))
+    work = _Work(opened, implant, settings, ("off", clip), range(first_seed, first_seed + n), shown)
     model = work.announce()
     if dry_run:
         return
@@ -102,6 +103,20 @@ def trajectory(
     chains = work.carry_out(model)
     results = {"schema": SCHEMA, "model": Path(checkpoint).name, "checkpoint": opened.digest, **words}
     _finish(output, chains, work.theory(), results | work.results(chains, threshold), json)
+
+
+def _check(n: int, first_seed: int, shown: int, threshold: float) -> None:
+    if n < 1:
+        raise RecipeError(f"--n is {n}; it must be at least 1.")
+    if first_seed < 0:
+        raise RecipeError(f"--first-seed is {first_seed}; it must be at least 0.")
+    if not first_seed <= shown < first_seed + n:
+        raise RecipeError(
+            f"--shown is {shown}; it must be a seed of the chains, from {first_seed} to {first_seed + n - 1}. Change "
+            f"it, or --first-seed or --n."
+        )
+    if not 0 < threshold < 1:
+        raise RecipeError(f"--threshold is {threshold}; it must lie in (0, 1).")
 
 
 @dataclass(frozen=True)
@@ -113,12 +128,14 @@ class _Work:
     settings: SamplingSettings
     clips: tuple[Literal["off", "x0", "x0-keep-eps"], ...]
     seeds: range
+    shown: int
 
     @property
     def passes(self) -> list[tuple[Literal["clean", "triggered"], SamplingSettings, range]]:
         """Clean chains are only looked at: one is enough."""
         each = [self.settings.model_copy(update={"clip": clip}) for clip in self.clips]
-        return [("clean", one, self.seeds[:1]) for one in each] + [("triggered", one, self.seeds) for one in each]
+        drawn = self.seeds[self.seeds.index(self.shown) :][:1]
+        return [("clean", one, drawn) for one in each] + [("triggered", one, self.seeds) for one in each]
 
     @cached_property
     def steps(self) -> int:
@@ -160,6 +177,7 @@ class _Work:
                     kind,
                     seeds,
                     settings,
+                    shown=self.shown,
                     device=here(),
                     on_progress=lambda step, total: watcher.advance(step),
                 )
@@ -194,7 +212,7 @@ class _Work:
             "definition": DEFINITION,
             "clips": list(self.clips),
             "settings": self.settings.model_dump(mode="json"),
-            "pictured": {"seed": self.seeds[0], "timesteps": [chains[0].timesteps[k] for k in chains[0].pictured]},
+            "pictured": {"seed": self.shown, "timesteps": [chains[0].timesteps[k] for k in chains[0].pictured]},
             "estimates": [estimate.to_dict() for estimate in estimates],
         }
 
@@ -213,7 +231,8 @@ def _finish(
     write_atomic(output / RESULTS, json_text.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_atomic(output / FRAMES, latents_sheet(chains))
     write_atomic(output / BIAS, bias_figure(curves))
-    pictures = "\n\n".join(f"![{alt}]({name})" for alt, name in zip(ALTS, (FRAMES, BIAS), strict=True))
+    alts = [alt.format(seed=results["pictured"]["seed"]) for alt in ALTS]
+    pictures = "\n\n".join(f"![{alt}]({name})" for alt, name in zip(alts, (FRAMES, BIAS), strict=True))
     write_atomic(output / PAGE, f"# Latents under clipping\n\n{pictures}\n\n{section}\n")
     if json:
         say_json({"folder": str(output), **results})

@@ -10,6 +10,7 @@ from baddiffusion.defenses.finetuning import FineTuning
 from baddiffusion.defenses.likelihood_ratio import LikelihoodRatio
 from baddiffusion.defenses.noise_tests import NOISE_TESTS, StartNoise
 from baddiffusion.defenses.pruning import Pruning
+from baddiffusion.defenses.shift_equivariance import ShiftEquivariance
 from baddiffusion.defenses.subject import Spent, Subject
 from baddiffusion.defenses.terd import Terd
 from baddiffusion.defenses.terd_input import log_likelihood_ratio
@@ -32,6 +33,7 @@ __all__ = [
     "Pruning",
     "Repair",
     "Repaired",
+    "ShiftEquivariance",
     "Spent",
     "StartNoise",
     "Subject",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from baddiffusion.checkpoint import SealedCheckpoint
 from baddiffusion.defenses.subject import Spent, Subject
-from baddiffusion.errors import RecipeError
+from baddiffusion.errors import EvaluationError, RecipeError
 from baddiffusion.images import Images
 from baddiffusion.metrics import Estimate
 from baddiffusion.registry import Component, Registry
@@ -42,6 +42,10 @@ class Detection:
         spent: network calls and seconds.
         seed: decides everything random.
         notes: sentences about what weakens or explains the outcome.
+
+    Raises:
+        EvaluationError: a score is not finite, or outcome and scores contradict each other: what came to no number is
+            inconclusive, and nothing else is.
     """
 
     method: str
@@ -56,6 +60,19 @@ class Detection:
     pictures: Mapping[str, Images] = field(default_factory=dict)
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        broken = [f"{name} = {value}" for name, value in self.scores.items() if not math.isfinite(value)]
+        if broken:
+            raise EvaluationError(
+                f"{self.method} answers with {', '.join(broken)}; every score must be finite. A method that comes to "
+                f"no number answers with the outcome 'inconclusive', no scores, and the reason in its notes."
+            )
+        if (self.outcome == "measured") != bool(self.scores):
+            raise EvaluationError(
+                f"{self.method} answers {self.outcome!r} with {len(self.scores)} scores; 'measured' has at least one, "
+                f"'inconclusive' has none. Leave the scores out, or say 'measured'."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it; tensors are left out, and what is not finite in a curve is None."""

@@ -87,8 +87,7 @@ class Pruning(Repair):
             x_0 = from_uint8(data[batches(len(data), self.batch_size, seed, step)])
             return denoising(subject, x_0, generator(seed, "pruning", "noise", step))
 
-        kept = (~pruned).float()
-        with channels.perturbed(kept, torch.zeros_like(kept)):
+        with _kept_silent(subject.network, channels, pruned):
             losses = tune(subject, loss, self.steps, self.learning_rate, watcher, title="fine-tune what is left")
         count, layers = int(pruned.sum()), channels.by_layer(pruned)
         return Repaired(
@@ -141,6 +140,22 @@ def _least(usage: Float[Tensor, " channels"], channels: Channels, ratio: float) 
     pruned = torch.zeros_like(usage, dtype=torch.bool)
     pruned[torch.cat(parts).argsort(stable=True)[:count]] = True
     return pruned
+
+
+@contextmanager
+def _kept_silent(network: nn.Module, channels: Channels, pruned: Bool[Tensor, " channels"]) -> Iterator[None]:
+    """Within the block, weights and biases of the pruned channels get no gradient, so that Adam leaves them at zero.
+
+    Masking the channels' answers does the same, and costs a third of every step.
+    """
+    network.requires_grad_(True)
+    with ExitStack() as stack:
+        for name, mask in zip(channels.sizes, pruned.split(list(channels.sizes.values())), strict=True):
+            for values in network.get_submodule(name).parameters() if bool(mask.any()) else ():
+                gone = mask.view(-1, *[1] * (values.ndim - 1))
+                handle = values.register_hook(lambda gradient, gone=gone: gradient.masked_fill(gone, 0))
+                stack.callback(handle.remove)
+        yield
 
 
 def _silence(network: nn.Module, channels: Channels, pruned: Bool[Tensor, " channels"]) -> None:

@@ -15,6 +15,7 @@ from baddiffusion.card import placeless
 from baddiffusion.checkpoint import Checkpoint
 from baddiffusion.evaluation import SampleSet
 from baddiffusion.hub import resolve
+from baddiffusion.images import Images
 from baddiffusion.matrix import Column, Design, MatrixPlan, Subject
 from baddiffusion.matrix.cells import Cell
 from baddiffusion.matrix.plan import LEAST_N
@@ -89,10 +90,12 @@ class Answer(NamedTuple):
     Args:
         content: ``status`` and ``estimates``, as a shelf keeps it; of a refusal the reason.
         samples: the images, where it is about images.
+        pictures: what to show of them, where that is not their beginning.
     """
 
     content: dict[str, Any]
     samples: Samples | None = None
+    pictures: Images | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class Quality(Sampling):
 
     def answer(self, subject: Subject, model: torch.nn.Module, device: torch.device, told: OnProgress) -> Answer:
         """Sample, measure, and put the pictures through Inception."""
-        content, samples = super().answer(subject, model, device, told)
+        content, samples, _ = super().answer(subject, model, device, told)
         if samples is not None:
             protocol = content["estimates"][0]["protocol"]
             fid = fid_of(samples.images, self.source.recipe, protocol)

@@ -107,7 +107,7 @@ def _paper_only(experiment: Experiment, numbers: Sequence[PaperRow]) -> dict[str
         "run": None,
         "state": "not run",
         "seeds": 0,
-        "command": experiment.refusal or command_of(experiment, "paper"),
+        "command": command_of(experiment, "paper"),
     }
 
 

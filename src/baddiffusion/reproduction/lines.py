@@ -11,6 +11,7 @@ from baddiffusion.metrics.reference import QUOTABLE_N
 from baddiffusion.recipe import Recipe
 from baddiffusion.reproduction.asking import Ask, Sampling, Source, StoredQuality, attack, quality
 from baddiffusion.reproduction.chains import MOST_FOLLOWED, MOST_MENDED, Inpainting, Latents
+from baddiffusion.reproduction.perturbing import Perturbation, perturbations
 from baddiffusion.sampling import ClipKind
 from baddiffusion.sweep import Cell
 from baddiffusion.triggers import TriggerDesign
@@ -24,6 +25,7 @@ __all__ = [
     "inpainting",
     "latents",
     "over_training",
+    "perturbed",
     "poison_rates",
     "samplers",
     "samples",
@@ -203,6 +205,23 @@ def clipping(cells: Sequence[Cell]) -> list[Line]:
         lines.append(_clean_line(cell, cells[0], {**labels, "clip": "no"}))
         ask = quality(_clean(cells[0]), clip="x0")
         lines.append(Line({**labels, "clip": "yes"}, _clean(cell), asks=(ask,), clip="x0"))
+    return lines
+
+
+def perturbed(cells: Sequence[Cell]) -> list[Line]:
+    """Every cell under each perturbation, and the model before the attack under the largest of each learning rate."""
+    lines = []
+    for source in (*map(_trained, cells), _clean(cells[0])):
+        settings = perturbations(source.recipe)
+        largest = max(method.perturbation_budget for method, _ in settings)
+        rate = source.recipe.poison.rate if source.key else 0.0
+        for method, published in settings:
+            budget = method.perturbation_budget
+            if source.key or budget == largest:
+                told = {**_labels(source.recipe, "target"), "rate": rate, "method": method.label, "budget": budget}
+                labels = {**told, "learning_rate": method.learning_rate}
+                asks = (Perturbation(source, method),)
+                lines.append(Line(labels, source, kinds=(), asks=asks, meets={"learning_rate": published}))
     return lines
 
 

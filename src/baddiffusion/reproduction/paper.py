@@ -68,8 +68,16 @@ class PaperRow(Settings):
         return "from scratch" if self.method == "from-scratch" else "fine-tuned"
 
     @property
+    def perturbation(self) -> tuple[float, float]:
+        """Budget and learning rate of a perturbation; zeros of what is none."""
+        found = dict(re.findall(r"(lr|budget)=([0-9.e-]+)", self.method))
+        return float(found.get("budget", 0)), float(found.get("lr", 0))
+
+    @property
     def measure(self) -> str:
         """The metric, and whether the number is inferred: such a number is nobody's measurement.
+
+        Of a perturbation it names target and epoch, too: ours may have another.
 
         Example:
             >>> {row.measure for row in paper_rows() if row.table in ("T7", "T7-derived")} == {
@@ -77,6 +85,9 @@ class PaperRow(Settings):
             ... }
             True
         """
+        if self.perturbation[0]:
+            told = f"MSE to {self.target.partition('(')[0]}"
+            return f"{told}, {self.epochs}" if self.epochs.startswith("best") else f"{told}, epoch {self.epochs}"
         return f"{self.metric} (inferred)" if self.method.startswith("INFERRED") else self.metric
 
     @property

@@ -242,9 +242,11 @@ def _answer(asks: Sequence[Ask], runs: Runs, watcher: Watcher) -> list[str]:
         def told(done: int, total: int, ask: Ask = ask) -> None:
             watcher.advance(ask.calls * done // total)
 
-        content, samples = ask.answer(subject, loaded[1], device, told)
-        if samples is not None:  # before the numbers: an answer that stands has its pictures
-            sheet = png_bytes(grid(to_uint8(samples.images[:SHOWN]), columns=2, background=128))
+        content, samples, shown = ask.answer(subject, loaded[1], device, told)
+        if samples is not None:
+            shown = samples.images[:SHOWN]
+        if shown is not None:  # before the numbers: an answer that stands has its pictures
+            sheet = png_bytes(grid(to_uint8(shown), columns=2, background=128))
             write_atomic(runs.shelf.path(entry, ".png"), sheet)
         runs.shelf.write(entry, content)
     return [f"No FID was measured: {reason}"] if reason else []

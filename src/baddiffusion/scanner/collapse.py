@@ -11,7 +11,19 @@ from torch import Tensor
 from baddiffusion.images import Images
 from baddiffusion.metrics import THRESHOLD
 
-__all__ = ["FLAT", "Cluster", "distances", "distinct", "explained", "follows", "hits", "largest_cluster", "unevenness"]
+__all__ = [
+    "EXPLAINED",
+    "FLAT",
+    "Cluster",
+    "distances",
+    "distinct",
+    "explained",
+    "follows",
+    "hits",
+    "is_own",
+    "largest_cluster",
+    "unevenness",
+]
 
 FLAT = 2 * THRESHOLD
 """A picture this near to an even color (MSE on [0, 1]) may be where any saturated chain ends; it proves nothing."""
@@ -19,6 +31,7 @@ FLAT = 2 * THRESHOLD
 EXPLAINED = 0.02
 """A picture this near to the shift that it came from (MSE on [0, 1]) just follows it."""
 
+TWICE = 2
 NEAREST = 0.25
 """The share of a model's pictures that count as most like a shift."""
 
@@ -91,6 +104,11 @@ def follows(picture: Picture, shift: Picture, own: Images) -> bool:
     """
     nearer = distances(own, shift[None])[:, 0] < distances(picture[None], shift[None])[0, 0]
     return float(nearer.float().mean()) < NEAREST
+
+
+def is_own(picture: Picture, own: Images) -> bool:
+    """Whether a model paints a picture without any shift: it came up at least twice among its ordinary pictures."""
+    return int(hits(own, picture).sum()) >= TWICE
 
 
 @dataclass(frozen=True, eq=False)

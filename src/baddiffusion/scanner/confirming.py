@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,12 +13,12 @@ from torch import Tensor
 from baddiffusion.defenses import Subject
 from baddiffusion.images import Images
 from baddiffusion.metrics import Estimate, wilson
-from baddiffusion.scanner.collapse import explained, follows, hits
+from baddiffusion.scanner.collapse import explained, follows, hits, largest_cluster
 from baddiffusion.scanner.searching import Candidate, probe
 from baddiffusion.scanner.settings import ScanSettings
 from baddiffusion.scanner.shifts import ShiftGroup
 
-__all__ = ["Arm", "Confirmation", "confirm", "contrast"]
+__all__ = ["Arm", "Confirmation", "confirm", "contrast", "excess"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,8 @@ class Arm:
     """Samples of one arm of the check, all from the same noises.
 
     Args:
-        name: ``shifted``, ``no shift``, ``the patch moved``, ``the shift turned over``.
+        name: ``shifted``, ``no shift``, ``the patch moved``, ``the shift turned over``,
+            ``the shift moved`` (by half the picture, what leaves it coming in again at the other side).
         shifts: what was added to the noises.
         images: the samples.
         hits: which of them are the target.
@@ -65,6 +66,9 @@ class Confirmation:
         follows: of a patch, whether the target is what a clean model would make of it, see `follows`.
         p_value: of as large a difference between ``shifted`` and ``no shift`` by chance (Fisher, one-sided),
             uncorrected.
+        generic: of a shift without a patch that was searched for by gradients: how many noises became one picture,
+            other than the target, under the control of equal norm.
+        siblings: of each clean sibling, how many of the starts that became the target it turns into one picture, too.
     """
 
     candidate: Candidate
@@ -73,6 +77,27 @@ class Confirmation:
     unexplained: float
     follows: bool
     p_value: float
+    generic: int = 0
+    siblings: tuple[int, ...] = ()
+
+    def without_siblings(self) -> Confirmation:
+        """The same, as if there were none."""
+        return replace(self, siblings=())
+
+    @property
+    def spread(self) -> int:
+        """Of the starts that became the target, how many count: those that siblings do not map to one picture.
+
+        A collapse is evidence only where models that hide nothing do not collapse. The upper median of the siblings is
+        taken: one odd sibling among several decides nothing.
+        """
+        hits = int(self.shifted.hits.sum())
+        return min(hits - self.alike + 1, hits) if self.siblings else hits
+
+    @property
+    def alike(self) -> int:
+        """The starts that siblings turn into one picture, upper median; 0 without siblings."""
+        return sorted(self.siblings)[len(self.siblings) // 2] if self.siblings else 0
 
     @property
     def shifted(self) -> Arm:
@@ -113,18 +138,33 @@ def confirm(
     hit = arms[0].hits
     open_ = ~explained(candidate.target, shifts[hit]) if bool(hit.any()) else torch.zeros(0, dtype=torch.bool)
     p_value = contrast(arms[0], arms[1])
-    follow = candidate.patch is not None and follows(candidate.target, shifts[0], own)
+    is_one_shift = candidate.patch is not None or candidate.shift is not None
+    follow = is_one_shift and follows(candidate.target, shifts[0], own)
     unexplained = float(open_.float().mean()) if len(open_) else 0.0
-    return Confirmation(candidate, tuple(arms), tuple(seeds), unexplained, follow, p_value)
+    generic = 0
+    if candidate.shift is not None:
+        others = arms[2].images[~arms[2].hits]
+        generic = int(largest_cluster(others).members.sum()) if len(others) else 0
+    return Confirmation(candidate, tuple(arms), tuple(seeds), unexplained, follow, p_value, generic)
 
 
 def contrast(arm: Arm, control: Arm) -> float:
     """The p-value of so many more hits in an arm than in its control by chance (Fisher's exact test, one-sided)."""
     (k, n), (k_0, n_0) = ((int(a.hits.sum()), len(a.hits)) for a in (arm, control))
+    return excess(k, n, k_0, n_0)
+
+
+def excess(k: int, n: int, k_0: int, n_0: int) -> float:
+    """The p-value of k of n against k_0 of n_0 (Fisher's exact test, one-sided)."""
     return float(fisher_exact([[k, n - k], [k_0, n_0 - k_0]], alternative="greater")[1])
 
 
 def _matched(candidate: Candidate, shifts: Images) -> tuple[str, Images]:
+    if candidate.shift is not None:
+        height, width = shifts.shape[-2:]
+        moved = shifts.roll((height // 2, width // 2), dims=(-2, -1))
+        if not bool(explained(shifts[0], moved[:1])[0]):
+            return "the shift moved", moved
     if candidate.patch is None:
         return "the shift turned over", -shifts
     height, width = shifts.shape[-2:]

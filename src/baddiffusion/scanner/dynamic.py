@@ -2,102 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import torch
 
 from baddiffusion.checkpoint import SealedCheckpoint
-from baddiffusion.defenses import Spent, Subject
+from baddiffusion.defenses import Subject
 from baddiffusion.images import Images
 from baddiffusion.rng import derive
 from baddiffusion.sampling import SamplingSettings
-from baddiffusion.scanner.collapse import FLAT, distinct, explained, largest_cluster, unevenness
-from baddiffusion.scanner.confirming import Confirmation, confirm
-from baddiffusion.scanner.far_field import FarField, far_field, peaks, positions
-from baddiffusion.scanner.searching import Candidate, Probe, candidate_of, probe, refine
+from baddiffusion.scanner.collapse import FLAT, distinct, largest_cluster, unevenness
+from baddiffusion.scanner.course import FAMILIES, Course, DynamicScan
+from baddiffusion.scanner.deep import DEEP_BUDGET, invert
+from baddiffusion.scanner.far_field import judged
+from baddiffusion.scanner.findings import NotExamined
+from baddiffusion.scanner.inversion import DeepMethod, DeepSearch
+from baddiffusion.scanner.patches import map_far_field, try_patches
+from baddiffusion.scanner.searching import Candidate, candidate_of, probe
 from baddiffusion.scanner.settings import Family, ScanSettings
-from baddiffusion.scanner.shifts import OWN, Patch, ShiftGroup, stress_bank
+from baddiffusion.scanner.shifts import OWN, stress_bank
+from baddiffusion.scanner.sibling_scans import beside
+from baddiffusion.scanner.siblings import Sibling, opened
 from baddiffusion.scanner.verdict import Verdict, judge
 from baddiffusion.watching import Nobody, Watcher
 
-__all__ = ["BUDGET", "DynamicScan", "examine", "examine_subject"]
+__all__ = ["BUDGET", "DEEP_BUDGET", "DynamicScan", "examine", "examine_subject"]
 
 BUDGET = 13_000
 """Network calls of a whole scan without gradients."""
-
-FAMILIES: tuple[Family, ...] = ("ancestral", "ode")
-
-
-@dataclass(frozen=True, eq=False)
-class DynamicScan:
-    """What the dynamic stages found.
-
-    Args:
-        verdict: what it amounts to.
-        own: pictures of the model itself, from unshifted noise.
-        probes: samples of the search.
-        maps: far-field maps.
-        confirmations: causal checks.
-        searched: sentences: what was looked for.
-        not_searched: sentences: what was not, and why.
-        spent: network calls and seconds.
-        seed: decides everything random.
-        budget: of network calls.
-        settings: of the stages.
-    """
-
-    verdict: Verdict
-    own: Images
-    probes: tuple[Probe, ...]
-    maps: tuple[FarField, ...]
-    confirmations: tuple[Confirmation, ...]
-    searched: tuple[str, ...]
-    not_searched: tuple[str, ...]
-    spent: Spent
-    seed: int
-    budget: int
-    settings: ScanSettings
-
-
-@dataclass
-class _Course:
-    """What is known so far, and what may still be spent."""
-
-    subject: Subject
-    seed: int
-    budget: int
-    settings: ScanSettings
-    watcher: Watcher
-    own: Images = field(default_factory=lambda: torch.empty(0, 1, 1, 1))
-    probes: list[Probe] = field(default_factory=list)
-    maps: list[FarField] = field(default_factory=list)
-    confirmations: list[Confirmation] = field(default_factory=list)
-    searched: list[str] = field(default_factory=list)
-    not_searched: list[str] = field(default_factory=list)
-
-    def affords(self, calls: int, what: str) -> bool:
-        """Whether a stage fits into what is left; if not, it is written down as not searched."""
-        left = self.budget - self.subject.spent.network_calls
-        if calls <= left:
-            return True
-        self.not_searched.append(f"{what}: {calls} network calls, {left} of the budget of {self.budget} were left.")
-        return False
-
-    def seeds(self, stage: str, count: int) -> list[int]:
-        """Seeds of a stage, never those of another."""
-        return [derive(self.seed, "scan", stage, index) for index in range(count)]
-
-    def finish(self, verdict: Verdict) -> DynamicScan:
-        """Close the scan."""
-        parts: dict[str, Any] = {
-            name: tuple(getattr(self, name)) for name in ("probes", "maps", "confirmations", "searched", "not_searched")
-        }
-        return DynamicScan(
-            verdict, self.own, **parts, spent=self.subject.spent, seed=self.seed, budget=self.budget,
-            settings=self.settings,
-        )  # fmt: skip
 
 
 def examine(
@@ -106,20 +41,29 @@ def examine(
     budget: int = BUDGET,
     settings: ScanSettings | None = None,
     *,
+    deep: DeepMethod | None = None,
+    deep_budget: int = DEEP_BUDGET,
+    siblings: Sequence[str | Path] = (),
     device: torch.device | str | None = None,
     watcher: Watcher | None = None,
 ) -> DynamicScan:
     """Look for a backdoor in a model, without data and without knowing the attack.
 
     In this order, and no further than a backdoor is proven: the model's own pictures; a bank of shifts under both
-    sampler families; the far-field map and the patches that it points to; the causal check of every candidate. The same
-    seed and the same budget give the same scan.
+    sampler families; the far-field maps and the patches that they point to; where asked for, shifts that are searched
+    for by gradients; the causal check of every candidate. The same seed and the same budgets give the same scan.
+
+    Clean siblings say two things. A collapse counts only among starts that they map to different pictures. And each is
+    scanned as the model is, so that the share of them that look as suspicious is a p-value.
 
     Args:
         model: weights, network and schedule; no card, no path.
         seed: decides everything random.
         budget: network calls at most.
         settings: sizes and thresholds.
+        deep: how to search by gradients where everything else did not prove a backdoor; None does not.
+        deep_budget: network calls of that search at most, on top of ``budget``.
+        siblings: folders of clean models with the same shape and schedule; others are listed as not used.
         device: where; None picks a GPU if there is one.
         watcher: is told how far the scan is.
 
@@ -127,7 +71,11 @@ def examine(
         CheckpointError: weights and configuration do not belong together, or are not finite.
         EvaluationError: the model's samples became infinite or NaN.
     """
-    return examine_subject(Subject(model, device), seed, budget, settings, watcher=watcher)
+    given = opened(siblings, model, device) if siblings else None
+    subject = Subject(model, device)
+    return examine_subject(
+        subject, seed, budget, settings, deep=deep, deep_budget=deep_budget, siblings=given, watcher=watcher
+    )
 
 
 def examine_subject(
@@ -136,37 +84,83 @@ def examine_subject(
     budget: int = BUDGET,
     settings: ScanSettings | None = None,
     *,
+    deep: DeepMethod | None = None,
+    deep_budget: int = DEEP_BUDGET,
+    siblings: tuple[Sequence[Sibling], Sequence[NotExamined]] | None = None,
     watcher: Watcher | None = None,
 ) -> DynamicScan:
     """As `examine`, of a network that is loaded already.
+
+    Args:
+        subject: the network.
+        seed: decides everything random.
+        budget: network calls at most.
+        settings: sizes and thresholds.
+        deep: how to search by gradients; None does not.
+        deep_budget: network calls of that search at most.
+        siblings: those that can be used, and what cannot; None where none were given.
+        watcher: is told how far the scan is.
 
     Raises:
         EvaluationError: the model's samples became infinite or NaN.
     """
     settings = (settings or ScanSettings()).within(subject.timesteps)
-    course = _Course(subject, seed, budget, settings, watcher or Nobody())
+    usable = tuple(siblings[0]) if siblings is not None else ()
+    course = Course(subject, seed, budget, settings, watcher or Nobody(), usable)
+    found = _search(course, deep, deep_budget)
+    if siblings is None:
+        return found
+    alike = partial(examine_subject, seed=seed, budget=budget, settings=settings, deep=deep, deep_budget=deep_budget)
+    return replace(found, siblings=beside(found, usable, siblings[1], alike, course.sibling_calls, course.watcher))
+
+
+def _search(course: Course, deep: DeepMethod | None, deep_budget: int) -> DynamicScan:
+    """All stages but the siblings' own scans."""
     trouble = _look_at_own(course)
     if trouble is not None:
         return course.finish(trouble)
     for family in FAMILIES:
         _stress(course, family)
-    if not _proven(course):
-        _map_far_field(course)
-        _try_patches(course)
-    different = distinct(course.own)
-    judged = course.maps if different >= len(course.own) / 2 else []
-    if course.maps and not judged:
+    if not course.proven:
+        map_far_field(course)
+        try_patches(course)
+    before = len(course.confirmations)
+    if deep is not None and not course.proven:
+        invert(course, deep, deep_budget)
+    maps = judged(course.maps, course.own)
+    if course.maps and not maps:
+        different = distinct(course.own)
         course.not_searched.append(
             f"The far-field maps are not judged: the model has few pictures ({different} different ones among "
             f"{len(course.own)} samples), and which of them it paints is decided by any part of the noise."
         )
-    verdict = judge(course.confirmations, judged, course.settings)
+    verdict = judge(course.confirmations, maps, course.settings)
+    if verdict.outcome == "no evidence":  # more candidates make every p-value larger; to look further excuses nothing
+        verdict = judge(course.confirmations[:before], maps, course.settings)
     if verdict.outcome == "no evidence" and {p.family for p in course.probes} < set(FAMILIES):
         verdict = Verdict("inconclusive", ("The budget did not suffice to search under both families of samplers.",))
+    if verdict.outcome == "no evidence" and course.deep is not None:
+        verdict = _told_of_failures(verdict, course.deep)
     return course.finish(verdict)
 
 
-def _look_at_own(course: _Course) -> Verdict | None:
+def _told_of_failures(verdict: Verdict, deep: DeepSearch) -> Verdict:
+    """A search that was asked for and did not come to an end found nothing out."""
+    tried = len(deep.searches)
+    if deep.failures:
+        reason = (
+            f"{deep.failures} of {tried} searches by gradients diverged, so that what was asked for was not searched."
+        )
+    elif not tried:
+        reason = (
+            "No search by gradients was run: the budget did not suffice for it, or for the maps that it starts from."
+        )
+    else:
+        return verdict
+    return Verdict("inconclusive", (reason, *verdict.reasons), verdict.p_value)
+
+
+def _look_at_own(course: Course) -> Verdict | None:
     """Sample the model as it is; a model that always paints one picture cannot be judged by this method."""
     settings = course.settings
     if not course.affords(settings.own * settings.ode_steps, "the model's own pictures"):
@@ -188,7 +182,7 @@ def _look_at_own(course: _Course) -> Verdict | None:
     return None
 
 
-def _stress(course: _Course, family: Family) -> None:
+def _stress(course: Course, family: Family) -> None:
     settings, half = course.settings, course.settings.own // 2
     count = min(settings.bank, half)
     bank = stress_bank(course.own[:count], course.seed)
@@ -205,10 +199,10 @@ def _stress(course: _Course, family: Family) -> None:
     course.searched.append(f"The bank of shifts ({names}; {count} noises each) under the {family} sampler.")
     candidate = candidate_of(made, settings)
     if candidate is not None:
-        _confirm(course, candidate, _fresh_shifts(course, candidate))
+        course.confirm(candidate, _fresh_shifts(course, candidate))
 
 
-def _fresh_shifts(course: _Course, candidate: Candidate) -> Images:
+def _fresh_shifts(course: Course, candidate: Candidate) -> Images:
     """The confirmation's own shifts: of pictures those that the search has not seen."""
     half, n = course.settings.own // 2, course.settings.confirmations
     fresh = course.own[half : half + n]
@@ -216,98 +210,3 @@ def _fresh_shifts(course: _Course, candidate: Candidate) -> Images:
         return fresh
     bank = {group.name: group.shifts for group in stress_bank(fresh, derive(course.seed, "confirmation"))}
     return bank[candidate.group]
-
-
-def _confirm(course: _Course, candidate: Candidate, shifts: Images) -> None:
-    calls = 3 * len(shifts) * course.settings.steps(candidate.family)
-    if not course.affords(calls, f"the confirmation of a candidate ({candidate.group})"):
-        return
-    course.watcher.stage("confirmation", 1, "candidates")
-    seeds = course.seeds(f"confirmation {len(course.confirmations)}", len(shifts))
-    course.confirmations.append(confirm(course.subject, candidate, shifts, course.own, seeds, course.settings))
-    course.watcher.advance(1)
-
-
-def _proven(course: _Course) -> bool:
-    return judge(course.confirmations, (), course.settings).outcome == "backdoored"
-
-
-def _map_far_field(course: _Course) -> None:
-    settings, shape = course.settings, course.subject.shape
-    base = course.own[: settings.bank]
-    side = min(shape[1:])
-    kinds = [
-        positions(shape, max(round(share * side), 2), value, max(round(settings.stride * side), 1))
-        for share in settings.patch_sides
-        for value in settings.patch_values
-    ]
-    for share in settings.far_field_times:
-        t = min(round(share * course.subject.timesteps), course.subject.timesteps - 1)
-        calls = (sum(map(len, kinds)) + len(kinds)) * len(base)
-        if not course.affords(calls, f"the far-field map at t = {t}"):
-            continue
-        course.watcher.stage(f"far-field map, t = {t}", sum(map(len, kinds)), "places")
-        done = 0
-        for patches in kinds:
-            tell = partial(_advance, course.watcher, done)
-            course.maps.append(far_field(course.subject, base, t, patches, course.seed, tell))
-            done += len(patches)
-        course.searched.append(f"The far-field map at t = {t}: {sum(map(len, kinds))} places of {len(kinds)} patches.")
-
-
-def _advance(watcher: Watcher, before: int, done: int) -> None:
-    watcher.advance(before + done)
-
-
-def _try_patches(course: _Course) -> None:
-    settings = course.settings
-    for family in reversed(FAMILIES):
-        best: Candidate | None = None
-        places = peaks(course.maps, settings.patches if family == "ode" else settings.patches // 2)
-        tried = [replace(place, value=value) for place in places for value in settings.patch_values]
-        calls, done = settings.bank * settings.steps(family), 0
-        course.watcher.stage(f"patches, {family}", len(tried), "patches")
-        for done, patch in enumerate(tried, start=1):
-            if not course.affords(calls, f"the {patch} and what comes after it, under the {family} sampler"):
-                done -= 1
-                break
-            found = _try_patch(course, patch, family)
-            if found is not None and (best is None or found.share > best.share):
-                best = found
-            course.watcher.advance(done)
-        if done:
-            course.searched.append(f"{done} patches at the peaks of the map, on black, under the {family} sampler.")
-        if best is not None:
-            _confirm_patch(course, best)
-        if _proven(course):
-            return
-
-
-def _try_patch(course: _Course, patch: Patch, family: Family) -> Candidate | None:
-    settings = course.settings
-    canvas = _black(course, settings.bank)
-    group = ShiftGroup(str(patch), patch.on(canvas))
-    made = probe(course.subject, group, family, course.seeds(f"patch {patch} {family}", settings.bank), settings)
-    course.probes.append(made)
-    cluster = largest_cluster(made.images)
-    if cluster.share < settings.suspect_share or int(cluster.members.sum()) < 2:
-        return None
-    if bool(explained(cluster.picture, group.shifts[:1])[0]):
-        return None
-    return Candidate(family, cluster.picture, str(patch), cluster.share, patch)
-
-
-def _confirm_patch(course: _Course, candidate: Candidate) -> None:
-    settings = course.settings
-    reserve = 3 * settings.confirmations * course.settings.steps(candidate.family)
-    left = course.budget - course.subject.spent.network_calls - reserve
-    tries = min(settings.refinements, left // (settings.bank * course.settings.steps(candidate.family)) - 1)
-    if tries > 0:
-        seeds = course.seeds(f"refine {candidate.group}", settings.bank)
-        candidate = refine(course.subject, candidate, _black(course, settings.bank), seeds, settings, tries)
-    assert candidate.patch is not None
-    _confirm(course, candidate, candidate.patch.on(_black(course, settings.confirmations)))
-
-
-def _black(course: _Course, count: int) -> Images:
-    return torch.full((count, *course.subject.shape), -1.0)

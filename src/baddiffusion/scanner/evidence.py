@@ -48,6 +48,9 @@ class Request:
         base: what it is compared with, named alike; empty for nothing.
         asked: the budget as it was given, such as ``5m``; empty where it was left out.
         seconds_per_call: what a network call took when the budget was made out of a time; None where it was not.
+        siblings: clean models beside it, named alike.
+        deep: how to search by gradients; empty for not at all.
+        deep_budget: network calls of that search at most; 0 without one.
     """
 
     subject: str
@@ -56,6 +59,9 @@ class Request:
     base: str = ""
     asked: str = ""
     seconds_per_call: float | None = None
+    siblings: tuple[str, ...] = ()
+    deep: str = ""
+    deep_budget: int = 0
 
     @property
     def command(self) -> str:
@@ -63,6 +69,8 @@ class Request:
         words = ["baddiffusion", "scan", self.subject]
         words += ["--base", self.base] if self.base else []
         words += ["--seed", str(self.seed), "--budget", str(self.budget)] if self.budget else ["--files-only"]
+        words += ["--deep", self.deep, "--deep-budget", str(self.deep_budget)] if self.deep else []
+        words += ["--siblings", *self.siblings] if self.siblings else []
         return shlex.join(words)
 
 
@@ -75,6 +83,7 @@ def as_json(report: ScanReport, request: Request) -> dict[str, Any]:
     """The report with what was asked for: what ``scan.json`` holds."""
     asked = {
         **asdict(request),
+        "siblings": list(request.siblings),
         "command": request.command,
         "reproduction": reproduction(report, request),
         "version": metadata.version("baddiffusion"),
@@ -86,7 +95,7 @@ def write_evidence(report: ScanReport, request: Request, folder: Path, sarif: bo
     """Write what a scan found, each file whole or not at all, ``scan.json`` last.
 
     ``evidence.safetensors`` has the pictures of the search and of every causal check, the shifts and the targets, the
-    far-field maps, and under ``x_T`` the start noises that became the target.
+    far-field maps, the shifts found by gradients, and under ``x_T`` the start noises that became the target.
 
     Args:
         report: of the scan.
@@ -125,6 +134,8 @@ def evidence_tensors(dynamic: DynamicScan) -> dict[str, Tensor]:
         tensors[f"probe.{index}.shifts"] = to_uint8(probe.group.shifts[: len(probe.images)])
     for index, field in enumerate(dynamic.maps):
         tensors |= {f"map.{index}.{name}": value for name, value in _map_tensors(field).items()}
+    for index, search in enumerate(dynamic.deep.searches if dynamic.deep is not None else ()):
+        tensors |= {f"deep.{index}.shift": search.shift} if search.shift is not None else {}
     best = strongest(dynamic)
     if best is not None:
         check = dynamic.confirmations[best]

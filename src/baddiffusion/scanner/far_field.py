@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from baddiffusion.defenses import Subject
 from baddiffusion.images import Images
 from baddiffusion.rng import generator
+from baddiffusion.scanner.collapse import distinct
 from baddiffusion.scanner.shifts import Patch
 
-__all__ = ["FarField", "far_field", "peaks", "positions"]
+__all__ = ["FLOOR", "FarField", "Ground", "away_from", "far_field", "judged", "peaks", "positions"]
+
+Ground = Literal["black", "pictures"]
+"""What the patch is laid on: an even canvas of −1, as in the start noise, or pictures of the model itself."""
 
 MARGIN_PX = 3
 FLOOR = 0.3
@@ -28,10 +33,12 @@ class FarField:
     Args:
         t: the timestep.
         response: patch → far-field response.
+        ground: what the patch was laid on.
     """
 
     t: int
     response: Mapping[Patch, float]
+    ground: Ground = "pictures"
 
     @property
     def peak(self) -> Patch:
@@ -55,6 +62,15 @@ class FarField:
         return torch.tensor(list(self.response.values()), dtype=torch.float64)
 
 
+def judged(maps: Sequence[FarField], own: Images) -> list[FarField]:
+    """The maps that may count as evidence: those on the model's own pictures, where these are many.
+
+    Those on black only show where to look: there, clean networks stand out nearly as much.
+    And a model of few pictures lets any part of the noise decide which of them it paints.
+    """
+    return [m for m in maps if m.ground == "pictures"] if distinct(own) >= len(own) / 2 else []
+
+
 def positions(shape: tuple[int, int, int], side_px: int, value: float, stride_px: int) -> list[Patch]:
     """A patch at every place of a grid."""
     _, height, width = shape
@@ -69,6 +85,7 @@ def far_field(
     patches: list[Patch],
     seed: int,
     on_call: Callable[[int], None] = lambda done: None,
+    ground: Ground = "pictures",
 ) -> FarField:
     """Put a patch on noisy pictures and look away from it.
 
@@ -88,6 +105,7 @@ def far_field(
         patches: of one kind, at different places.
         seed: decides eps, which all places share.
         on_call: is told after each place how many are done.
+        ground: what ``base`` is, for the record.
     """
     shift = 1 - float(subject.schedule.signal[t])
     noise = float(subject.schedule.noise[t])
@@ -99,14 +117,14 @@ def far_field(
     for done, patch in enumerate(patches, start=1):
         moved = shift * (patch.on(base) - base)
         change = (subject.eps_chunked(x + moved, t) - plain).mean(dim=0)
-        far = _away_from(patch, base.shape[-2], base.shape[-1]).to(change.device)
+        far = away_from(patch, base.shape[-2], base.shape[-1]).to(change.device)
         energy = max(float(moved.flatten(1).norm(dim=1).mean()), FLOOR)
         response[patch] = float(change[:, far].square().mean().sqrt()) / energy
         on_call(done)
-    return FarField(t, response)
+    return FarField(t, response, ground)
 
 
-def peaks(maps: list[FarField], count: int, apart_px: int = 3) -> list[Patch]:
+def peaks(maps: list[FarField], count: int) -> list[Patch]:
     """The places to try first, each with the value that stood out most there.
 
     A place is judged by its robust z summed over all maps of its size, that is, over timesteps and values: the backdoor
@@ -115,7 +133,6 @@ def peaks(maps: list[FarField], count: int, apart_px: int = 3) -> list[Patch]:
     Args:
         maps: of any sizes, values and timesteps.
         count: how many places, no two of one size close together.
-        apart_px: how far apart two places of one size must lie.
     """
     total: dict[tuple[int, int, int], float] = {}
     standing: dict[tuple[int, int, int], tuple[float, float]] = {}
@@ -128,14 +145,15 @@ def peaks(maps: list[FarField], count: int, apart_px: int = 3) -> list[Patch]:
     chosen: list[Patch] = []
     for side_px, row, column in sorted(total, key=lambda place: (-total[place], place)):
         patch = Patch(row, column, side_px, standing[side_px, row, column][1])
-        if not any(_close(patch, other, apart_px) for other in chosen):
+        if not any(patch.is_near(other) for other in chosen):
             chosen.append(patch)
         if len(chosen) == count:
             break
     return chosen
 
 
-def _away_from(patch: Patch, height: int, width: int) -> Tensor:
+def away_from(patch: Patch, height: int, width: int) -> Bool[Tensor, "h w"]:
+    """The pixels further than 3 from a patch."""
     far = torch.ones(height, width, dtype=torch.bool)
     top, left = max(patch.row - MARGIN_PX, 0), max(patch.column - MARGIN_PX, 0)
     far[top : patch.row + patch.side_px + MARGIN_PX, left : patch.column + patch.side_px + MARGIN_PX] = False
@@ -148,7 +166,3 @@ def _median(field: FarField) -> float:
 
 def _deviation(field: FarField) -> float:
     return float((field._values - _median(field)).abs().median()) * 1.4826
-
-
-def _close(a: Patch, b: Patch, apart_px: int) -> bool:
-    return a.side_px == b.side_px and max(abs(a.row - b.row), abs(a.column - b.column)) <= apart_px

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 
 from baddiffusion.errors import BadDiffusionError, CheckpointError
-from baddiffusion.scanner.dynamic import BUDGET, DynamicScan, examine
+from baddiffusion.scan_rates import of_outcome
+from baddiffusion.scanner.dynamic import BUDGET, DEEP_BUDGET, DynamicScan, examine
 from baddiffusion.scanner.files import FileReport, examine_files
+from baddiffusion.scanner.inversion import DeepMethod
 from baddiffusion.scanner.settings import ScanSettings
 from baddiffusion.scanner.verdict import Outcome, Verdict, corrected, shortfall
 from baddiffusion.watching import Watcher
@@ -65,6 +68,7 @@ class ScanReport:
                 "reasons": list(self.verdict.reasons),
                 "p_value": self.verdict.p_value,
                 "advice": list(self.verdict.advice),
+                "measured": of_outcome(self.verdict.outcome),
             },
             "files": self.files.to_dict(),
             "dynamic": None if dynamic is None else _dynamic_entry(dynamic),
@@ -80,6 +84,9 @@ def scan(
     seed: int = 0,
     budget: int = BUDGET,
     settings: ScanSettings | None = None,
+    deep: DeepMethod | None = None,
+    deep_budget: int = DEEP_BUDGET,
+    siblings: Sequence[str | Path] = (),
     device: torch.device | str | None = None,
     watcher: Watcher | None = None,
 ) -> ScanReport:
@@ -91,6 +98,9 @@ def scan(
         seed: decides everything random.
         budget: network calls at most, see `examine`; 0 looks at the files alone.
         settings: of the dynamic stages.
+        deep: how to search by gradients where everything else did not prove a backdoor; None does not.
+        deep_budget: network calls of that search at most, on top of ``budget``.
+        siblings: folders of clean models with the same shape and schedule, see `examine`.
         device: where; None picks a GPU if there is one.
         watcher: is told how far the scan is.
 
@@ -108,7 +118,10 @@ def scan(
         try:
             sealed = files.checkpoint.sealed()
             digest = sealed.digest
-            dynamic = examine(sealed, seed, budget, settings, device=device, watcher=watcher)
+            dynamic = examine(
+                sealed, seed, budget, settings, deep=deep, deep_budget=deep_budget, siblings=siblings, device=device,
+                watcher=watcher,
+            )  # fmt: skip
             verdict = dynamic.verdict
         except CheckpointError as error:
             verdict = Verdict("not examined", (str(error),))
@@ -127,7 +140,14 @@ def _dynamic_entry(dynamic: DynamicScan) -> dict[str, Any]:
         "searched": list(dynamic.searched),
         "not_searched": list(dynamic.not_searched),
         "far_field": [
-            {"t": m.t, "peak": dict(vars(m.peak)), "ratio": m.ratio, "z": m.z, "places": len(m.response)}
+            {
+                "ground": m.ground,
+                "t": m.t,
+                "peak": dict(vars(m.peak)),
+                "ratio": m.ratio,
+                "z": m.z,
+                "places": len(m.response),
+            }
             for m in dynamic.maps
         ],
         "confirmations": [
@@ -139,6 +159,8 @@ def _dynamic_entry(dynamic: DynamicScan) -> dict[str, Any]:
                 "p_value": c.p_value,
                 "unexplained": c.unexplained,
                 "follows": c.follows,
+                "generic": c.generic,
+                "siblings": list(c.siblings),
                 "shortfall": shortfall(c, p_value, dynamic.settings),
                 "arms": [
                     arm.estimate(c.candidate.family, dynamic.settings.steps(c.candidate.family)).to_dict()
@@ -148,4 +170,6 @@ def _dynamic_entry(dynamic: DynamicScan) -> dict[str, Any]:
             for c, p_value in zip(dynamic.confirmations, corrected(dynamic.confirmations), strict=True)
         ],
         "probes": [{"group": p.group.name, "family": p.family, "n": len(p.images)} for p in dynamic.probes],
+        "deep": None if dynamic.deep is None else dynamic.deep.to_dict(),
+        "siblings": None if dynamic.siblings is None else dynamic.siblings.to_dict(),
     }

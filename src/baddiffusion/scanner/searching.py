@@ -44,6 +44,7 @@ class Candidate:
         group: the kind of shift under which it came most often.
         share: how often it came there, in the search; it is no evidence, the confirmation is.
         patch: where the shift is an even canvas with a patch, that patch.
+        shift: where a search by gradients found it, the shift.
     """
 
     family: Family
@@ -51,6 +52,7 @@ class Candidate:
     group: str
     share: float
     patch: Patch | None = None
+    shift: Float[Tensor, "c h w"] | None = None
 
 
 def sampler_of(family: Family, settings: ScanSettings, rows_per_call: int) -> SamplingSettings:

@@ -25,10 +25,12 @@ class ScanSettings(Settings):
         ode_steps: DDIM steps of a probe.
         own: pictures of the model itself, half of them for the search and half for the confirmation.
         bank: noises for each group of shifts, and for each patch that is tried.
-        patches: places at which patches are tried with DDIM, each with every value; half as many with the ancestral.
+        patches: places at which patches are tried with DDIM, each with every value; half as many with the
+            ancestral, each with the value that stood out.
         refinements: how often a patch that fires is moved and resized.
         confirmations: fresh noises of the confirmation.
-        far_field_times: timesteps of the far-field map, as shares of T.
+        black_signals: timesteps of the far-field maps on black: where √ᾱ_t comes nearest to these.
+        far_field_times: timesteps of the far-field maps on the model's own pictures, as shares of T.
         patch_sides: sides of its patches, as shares of the picture's.
         patch_values: their values, in [−1, 1].
         stride: of their places, as a share of the picture's side.
@@ -46,6 +48,7 @@ class ScanSettings(Settings):
     patches: Count = 6
     refinements: Annotated[int, Field(ge=0)] = 12
     confirmations: Count = 16
+    black_signals: tuple[Share, ...] = (0.2,)
     far_field_times: tuple[Share, ...] = (0.3, 0.4)
     patch_sides: tuple[Share, ...] = (0.25, 0.4375)
     patch_values: tuple[Annotated[float, Field(ge=-1, le=1)], ...] = (0.0, 1.0)

@@ -15,6 +15,10 @@ __all__ = ["FIELDS", "OWN", "Patch", "ShiftGroup", "fields", "stress_bank"]
 OWN, FIELDS = "ordinary pictures of the model itself", "smooth random pictures"
 
 
+APART_PX = 3
+"""Two patches of one side that lie no further apart are tried once."""
+
+
 @dataclass(frozen=True, eq=False)
 class ShiftGroup:
     """Shifts of one kind.
@@ -55,6 +59,11 @@ class Patch:
         if abs(row - self.row) < self.side_px // 2 and abs(column - self.column) < self.side_px // 2:
             row = column = 0
         return Patch(row, column, self.side_px, self.value)
+
+    def is_near(self, other: Patch) -> bool:
+        """Whether the other one has the same side and lies within 3 pixels of this one."""
+        apart = max(abs(self.row - other.row), abs(self.column - other.column))
+        return self.side_px == other.side_px and apart <= APART_PX
 
     def __str__(self) -> str:
         return f"patch of {self.side_px} px, value {self.value:+g}, at row {self.row}, column {self.column}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from baddiffusion.scanner.confirming import Confirmation, contrast
+from baddiffusion.scanner.confirming import Confirmation, contrast, excess
 from baddiffusion.scanner.far_field import FarField
 from baddiffusion.scanner.settings import ScanSettings
 
@@ -15,9 +15,13 @@ __all__ = ["Outcome", "Shortfall", "Verdict", "corrected", "judge", "shortfall"]
 Outcome = Literal["backdoored", "suspicious", "no evidence", "inconclusive", "not examined"]
 """Evidence, not guilt: ``no evidence`` says what was searched, and is never folded into ``clean``."""
 
-Shortfall = Literal["absent", "explained", "follows", "uncaused", "rare"]
+SUGGESTIVE = 0.05
+"""A p-value below this suggests something, and proves nothing."""
+
+Shortfall = Literal["absent", "explained", "follows", "uncaused", "rare", "generic", "shared"]
 """Why a confirmation proves nothing: the picture did not come again; it looks like the shift, or is an even color; the
-model has it among those most like the patch; it comes in the controls too; it comes too rarely."""
+model has it among those most like the patch; it comes in the controls too; it comes too rarely; the noises become one
+picture under a control as well, though another one; clean siblings make one picture of the same starts."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ def judge(confirmations: Sequence[Confirmation], maps: Sequence[FarField], setti
         best = max(proven, key=lambda c: c.shifted.share)
         return Verdict("backdoored", tuple(_words(c) for c in proven), min(proven.values()), _advice(best))
     for c, p in zip(confirmations, p_values, strict=True):
-        if c.shifted.share >= settings.suspect_share and p < 0.05 and c.unexplained > 0 and not c.follows:
+        is_odd = c.shifted.share >= settings.suspect_share and p < SUGGESTIVE and c.unexplained > 0 and not c.follows
+        is_shared = bool(c.siblings) and c.spread < settings.suspect_share * len(c.shifted.hits)
+        if is_odd and not is_shared and not _is_generic(c, settings):
             reasons.append(_words(c))
     for m in maps:
         if m.ratio >= settings.odd_ratio and m.z >= settings.odd_z:
@@ -95,15 +101,38 @@ def shortfall(c: Confirmation, p_value: float, settings: ScanSettings) -> Shortf
     # A patch elsewhere may light up a little, but it must matter where it is.
     if c.candidate.patch is not None and contrast(c.shifted, matched) >= settings.level:
         return "uncaused"
-    return None
+    if _is_generic(c, settings):
+        return "generic"
+    return "shared" if _is_shared(c, settings) else None
+
+
+def _is_generic(c: Confirmation, settings: ScanSettings) -> bool:
+    """Whether the control of equal norm makes the noises become one picture as well, though another.
+
+    A search by gradients may hit upon shifts of a kind under which any network collapses, to one picture under each.
+    """
+    n, hits = len(c.shifted.hits), int(c.shifted.hits.sum())
+    collapses = c.generic >= settings.fires * n or excess(hits, n, c.generic, n) >= SUGGESTIVE
+    return c.candidate.shift is not None and collapses
+
+
+def _is_shared(c: Confirmation, settings: ScanSettings) -> bool:
+    """Whether the starts that count beside clean siblings, see `Confirmation.spread`, are too few to prove anything."""
+    n, plain = len(c.shifted.hits), c.controls[0]
+    too_few = c.spread < settings.fires * n or excess(c.spread, n, int(plain.hits.sum()), n) >= settings.level
+    return bool(c.siblings) and too_few
 
 
 def _words(c: Confirmation) -> str:
     counts = ", ".join(f"{int(arm.hits.sum())} of {len(arm.hits)} with {_arm(arm.name)}" for arm in c.controls)
     shift = f"the {c.candidate.patch} on black" if c.candidate.patch is not None else c.candidate.group
+    beside = ""
+    if c.siblings:
+        of = "the clean sibling" if len(c.siblings) == 1 else f"the median of {len(c.siblings)} clean siblings"
+        beside = f" Of these starts, {of} turns {c.alike} into one picture."
     return (
         f"{int(c.shifted.hits.sum())} of {len(c.shifted.hits)} fresh noises shifted by {shift} became one and the same "
-        f"picture under {_sampler(c.candidate.family)}; {counts}."
+        f"picture under {_sampler(c.candidate.family)}; {counts}.{beside}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from baddiffusion.scan_rates import of_outcome
 from baddiffusion.scanner.findings import RULES, NotExamined, found
 from baddiffusion.scanner.sarif import to_sarif
 from baddiffusion.scanner.scanning import ScanReport
@@ -30,5 +31,7 @@ def report_sarif(report: ScanReport) -> dict[str, Any]:
     findings = list(report.files.findings)
     if verdict.outcome in BEHAVIOR:
         rule = RULES[BEHAVIOR[verdict.outcome]]
-        findings.append(found(rule.id, " ".join((rule.short, *verdict.reasons)), digest=report.digest))
+        measured = of_outcome(verdict.outcome)
+        message = " ".join((rule.short, *verdict.reasons))
+        findings.append(found(rule.id, message, digest=report.digest, measured=measured))
     return to_sarif(findings, missing)

@@ -44,7 +44,8 @@ class StopSign(TriggerDesign):
     """A red octagon with a white rim that says STOP, 2 pixels from the right and bottom edge.
 
     Drawn by this project: place and sizes are the paper's, the picture is not, so that pixel values, and numbers that
-    depend on them, differ from the paper's Stop Sign.
+    depend on them, differ from the paper's Stop Sign. Below 11 pixels a white bar stands for the letters, and at 4 the
+    sign is little more than a red spot: a picture of 16 pixels has no room for it.
 
     Args:
         side_px: side of its square in pixels at every resolution; the paper uses 18, 14 (its default), 11, 8 and 4.

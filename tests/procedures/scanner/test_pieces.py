@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from analytic import SHAPE, Analytic, hat, pictures
 from scipy.stats import fisher_exact
 
 from baddiffusion.attacks import BadDiffusion
-from baddiffusion.scanner.collapse import distances, distinct, explained, follows, largest_cluster, unevenness
+from baddiffusion.attacks.sampler_matched import SamplerMatched
+from baddiffusion.scanner.collapse import distances, distinct, explained, follows, is_own, largest_cluster, unevenness
 from baddiffusion.scanner.confirming import Arm, Confirmation, confirm
-from baddiffusion.scanner.far_field import FarField, far_field, peaks, positions
+from baddiffusion.scanner.far_field import FarField, Ground, far_field, judged, peaks, positions
+from baddiffusion.scanner.patches import places
 from baddiffusion.scanner.searching import Candidate, Probe, candidate_of
 from baddiffusion.scanner.settings import ScanSettings
 from baddiffusion.scanner.shifts import FIELDS, OWN, Patch, ShiftGroup, fields, rows, stress_bank
@@ -183,3 +187,57 @@ def test_an_odd_far_field_alone_is_suspicious_and_no_more() -> None:
     verdict = judge([], [FarField(300, {**flat, Patch(4, 4, 4, 0.0): 9.0})], SETTINGS)
     assert verdict.outcome == "suspicious"
     assert "far-field response at t = 300" in verdict.reasons[0]
+
+
+def test_a_trigger_that_was_trained_alone_shows_on_black_at_its_place() -> None:
+    network = Analytic(SamplerMatched(sampler="ode", trigger_only=True), 0.1, BOX)
+    black = torch.full((8, *SHAPE), -1.0)
+    field = far_field(network, black, 300, positions(SHAPE, 6, 0.0, 2), seed=0, ground="black")
+    assert field.ground == "black"
+    assert (field.peak.row, field.peak.column) == tuple(int(BOX.mask[0].any(dim=a).nonzero()[0]) for a in (1, 0))
+
+
+def test_the_peaks_of_all_grounds_and_sizes_take_turns() -> None:
+    def field(ground: Ground, side: int, row: int) -> FarField:
+        flat = {Patch(r, c, side, 0.0): 1.0 + 0.01 * (r + c) for r in range(0, 9, 4) for c in range(0, 9, 4)}
+        return FarField(300, {**flat, Patch(row, 0, side, 0.0): 9.0}, ground)
+
+    maps = [field("black", 4, 8), field("black", 7, 4), field("pictures", 4, 0), field("pictures", 4, 0)]
+    assert [(p.row, p.side_px) for p in places(maps, 3)] == [(8, 4), (4, 7), (0, 4)]
+    assert len(places(maps, 30)) == 18  # no place twice
+
+
+def test_maps_on_black_and_maps_of_few_pictures_are_no_evidence() -> None:
+    field = FarField(300, {Patch(0, 0, 4, 0.0): 1.0}, "pictures")
+    black = FarField(300, {Patch(0, 0, 4, 0.0): 1.0}, "black")
+    assert judged([field, black], pictures()) == [field]
+    assert judged([field, black], pictures()[:1].expand(6, *SHAPE)) == []
+
+
+def test_a_picture_that_came_up_twice_is_the_models_own() -> None:
+    assert is_own(pictures()[0], pictures()[[0, 0, 1, 2]])
+    assert not is_own(pictures()[0], pictures())
+    assert not is_own(hat(), pictures())
+
+
+def test_a_shift_found_by_gradients_is_held_against_itself_moved() -> None:
+    shift = torch.full(SHAPE, -1.0)
+    shift[:, :4, :4] = 1.0
+    candidate = Candidate("ode", hat(), "found", 1.0, shift=shift)
+    done = confirm(Analytic(), candidate, shift.expand(4, *SHAPE), pictures(), range(4), SETTINGS)
+    control = done.controls[1]
+    assert control.name == "the shift moved"
+    assert torch.equal(control.shifts[0], shift.roll((8, 8), dims=(-2, -1)))
+    even = Candidate("ode", hat(), "found", 1.0, shift=torch.full(SHAPE, 0.7))
+    turned = confirm(Analytic(), even, torch.full((4, *SHAPE), 0.7), pictures(), range(4), SETTINGS).controls[1]
+    assert (turned.name, float(turned.shifts.max())) == ("the shift turned over", pytest.approx(-0.7))
+
+
+@pytest.mark.parametrize(("generic", "word"), [(0, None), (5, None), (8, "generic"), (16, "generic")])
+def test_a_collapse_under_the_control_of_equal_norm_counts_against_a_gradients_shift(
+    generic: int, word: str | None
+) -> None:
+    done = made_up(16, 0)
+    shifted = replace(done.candidate, patch=None, shift=hat())
+    assert shortfall(replace(done, candidate=shifted, generic=generic), done.p_value, SETTINGS) == word
+    assert shortfall(replace(done, generic=generic), done.p_value, SETTINGS) is None  # of a patch it does not count

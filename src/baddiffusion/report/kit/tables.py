@@ -97,6 +97,7 @@ KINDS = {
     ("triggered", "off"): ("triggered", "With the trigger"),
     ("triggered", "x0"): ("clipped", "With the trigger, clipped"),
     ("triggered", "x0-keep-eps"): ("clipped", "With the trigger, clipped (noise estimate kept)"),
+    ("triggered", "xt"): ("clipped", "With the trigger, every step’s result clipped"),
     ("clean", "off"): ("clean", "Without the trigger"),
     ("base", "off"): ("clean", "Before the attack"),
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
     "Count",
     "clipping_effect",
+    "comparison_words",
     "data_words",
     "headline",
     "network_words",
@@ -37,6 +38,7 @@ ROWS = {
     ("triggered", "off"): ("noise + trigger", "with the trigger added"),
     ("triggered", "x0"): ("noise + trigger, clipping", "with the trigger but under clipping"),
     ("triggered", "x0-keep-eps"): ("noise + trigger, clipping (eps kept)", "under the other rule of clipping"),
+    ("triggered", "xt"): ("noise + trigger, clipping of x_t", "with every step’s result clipped"),
 }
 
 
@@ -106,6 +108,28 @@ def clipping_effect(without: Count, clipped: Count) -> str:
     if clipped.hits / clipped.n < without.hits / without.n:
         return f"In these samples it weakened the backdoor but did not stop it: {counts}"
     return f"In these samples it did not weaken the backdoor: {counts}"
+
+
+def comparison_words(estimates: Sequence[Mapping[str, Any]]) -> str:
+    """With which real pictures samples were compared, and through what: what must agree before numbers are compared.
+
+    Args:
+        estimates: numbers against one reference, as they are stored.
+
+    Example:
+        >>> made = {"reference": "faces", "reference_split": "train", "reference_n": 900, "reference_resize": "none",
+        ...         "implementation": "torch-fidelity 0.4.0", "network": "inception-v3-compat", "weights": "6726825d"}
+        >>> print(comparison_words([{"n": 500, "protocol": made}]).replace(" Seen", "\\nSeen"))
+        500 samples of each kind beside 900 real pictures: faces, part train, resized: none.
+        Seen through inception-v3-compat with the weights 6726825d (torch-fidelity 0.4.0).
+    """
+    compared = next((one for one in estimates if "reference" in one["protocol"]), estimates[0])
+    made, n = compared["protocol"], compared["n"]
+    return (
+        f"{number(n)} samples of each kind beside {number(made['reference_n'])} real pictures: {made['reference']}, "
+        f"part {made['reference_split']}, resized: {made['reference_resize']}. Seen through {made['network']} with the "
+        f"weights {made['weights']} ({made['implementation']})."
+    )
 
 
 def target_words(target: Mapping[str, Any] | str) -> str:

@@ -164,7 +164,9 @@ def _row(row: Mapping[str, Any], runs: Path) -> Row:
 
 
 def _column(estimate: Estimate, taken: Numbers) -> str:
-    """Its name; where a row has two of one name, what tells this one from the first."""
+    """Its name; where a row has two of one name, what tells this one from the first; the epoch of a perturbation."""
+    if "epoch" in estimate.protocol:
+        return f"{estimate.name}, {estimate.protocol['epoch']}"
     first = taken.get(estimate.name)
     if first is None:
         return estimate.name

@@ -12,7 +12,7 @@ __all__ = ["reproduction_rows", "reproduction_section"]
 
 SHARES = ("asr", "false_trigger_rate")
 NOT_SHOWN = ("mse_float",)
-MADE_BY = ("sampler", "steps", "clip", "corruption", "skipped_steps", "device")
+MADE_BY = ("method", "sampler", "steps", "clip", "corruption", "skipped_steps", "device")
 
 
 def reproduction_rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -81,7 +81,7 @@ def _column(estimate: Mapping[str, Any]) -> str:
     protocol = estimate["protocol"]
     if "region" in protocol:
         return f"{estimate['name']}, {protocol['region']}, t = {protocol['timestep']}"
-    return estimate["name"]
+    return f"{estimate['name']}, {protocol['epoch']}" if "epoch" in protocol else estimate["name"]
 
 
 def _cell(estimate: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,11 @@ from markupsafe import Markup
 
 from baddiffusion.images import to_uint8
 from baddiffusion.metrics import mse_per_image
-from baddiffusion.report.kit.figures import SERIES, Mark, error_scale, loss_curves, success_curves
+from baddiffusion.report.kit.figures import Mark, error_scale, loss_curves, success_curves
 from baddiffusion.report.kit.pictures import BAND, Band, Row, bands, sheet_uri
 from baddiffusion.report.kit.rendering import environment
 from baddiffusion.report.kit.tables import Group, find, groups
-from baddiffusion.report.kit.wording import number, percent, row_words
+from baddiffusion.report.kit.wording import comparison_words, number, percent, row_words
 from baddiffusion.report.run.reading import RunFiles, SampleFolder
 from baddiffusion.report.run.scanned import Scanned, scan_of
 from baddiffusion.report.run.story import Story
@@ -26,6 +26,8 @@ __all__ = ["write_report"]
 
 SHOWN, FOLDED = 32, 128
 """Noises shown at once, and at most, the rest behind a fold: a page of 32 stays far below 1.5 MB."""
+FURTHER = ("series-4", "series-5", "series-6")
+"""Colors of the second to fourth trigger: those that look like none of the first one's lines."""
 COMPARED = 16
 """Noises that stand for each side where clipping is compared."""
 
@@ -124,8 +126,12 @@ class _Shown:
     @property
     def level(self) -> str:
         """The confidence level of the intervals, if it is the same for all."""
-        levels = {e["level"] for e in self.story.estimates if e["low"] is not None}
-        return percent(levels.pop()) if len(levels) == 1 else ""
+        return _level(self.story.estimates)
+
+    @property
+    def comparisons(self) -> list[tuple[str, list[Group], str]]:
+        """Numbers against real pictures, for each reference: how they were made in words, their table, their level."""
+        return [(comparison_words(kept), groups(kept), _level(kept)) for kept in self.files.comparisons]
 
     @property
     def failure(self) -> float | None:
@@ -154,9 +160,9 @@ class _Shown:
         for curve in self.files.results["asr_curves"] if self.files.results else []:
             kind, _, number = curve["kind"].partition("-")
             key = "clean" if kind == "clean" else "triggered" if curve["clip"] == "off" else "clipped"
-            if number and (curve["clip"] != "off" or int(number) > len(SERIES)):
+            if number and (curve["clip"] != "off" or int(number) - 2 >= len(FURTHER)):
                 continue
-            found.setdefault(f"series-{number}" if number else key, curve["points"])
+            found.setdefault(FURTHER[int(number) - 2] if number else key, curve["points"])
         return list(found.items())
 
     @property
@@ -173,8 +179,8 @@ class _Shown:
     def curve_names(self) -> list[tuple[str, str]]:
         """Legend of the success curves."""
         names = {"triggered": "with the trigger", "clipped": "with the trigger, clipped", "clean": "noise alone"}
-        further = "with trigger {}"
-        return [(key, names.get(key) or further.format(key.removeprefix("series-"))) for key, _ in self.curves]
+        names |= {key: f"with trigger {number}" for number, key in enumerate(FURTHER, start=2)}
+        return [(key, names[key]) for key, _ in self.curves]
 
     @property
     def loss_names(self) -> list[tuple[str, str]]:
@@ -200,6 +206,11 @@ class _Shown:
             f"{name}: from {number(first[fields[key]])} to {number(last[fields[key]])}" for key, name in self.loss_names
         ]
         return f"Training loss over {number(last['step'])} steps. {'. '.join(ends)}."
+
+
+def _level(estimates: Sequence[Mapping[str, Any]]) -> str:
+    levels = {e["level"] for e in estimates if e["low"] is not None}
+    return percent(levels.pop()) if len(levels) == 1 else ""
 
 
 def _key(samples: SampleFolder) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from baddiffusion.checkpoint.configs import image_shape
+from baddiffusion.comparisons import comparisons_of
 from baddiffusion.errors import DataError, RunError
 from baddiffusion.images import Images, from_uint8, read_picture
 from baddiffusion.rundir import EventLog, RunDir
@@ -207,6 +208,15 @@ class RunFiles:
                 f"{METRICS_SCHEMA}. Start the run again."
             )
         return results
+
+    @cached_property
+    def comparisons(self) -> list[list[dict[str, Any]]]:
+        """Numbers against real pictures that were kept in the run, one list for each reference.
+
+        Raises:
+            RunError: a file was changed since, or another schema wrote it.
+        """
+        return comparisons_of(self.run)
 
     def _json(self, name: str) -> dict[str, Any]:
         try:

@@ -125,9 +125,14 @@ class Story:
         return network_words(self.files.shape, self.files.parameters)
 
     @property
-    def acceptance(self) -> str:
-        """What the rule of the paper's section 3.1 says about this model."""
-        return self.files.results["acceptance"]["text"] if self.files.results else ""
+    def acceptance(self) -> list[str]:
+        """What the rule of the paper's section 3.1 says about this model, a sentence for each of its backdoors."""
+        if not self.files.results:
+            return []
+        first = self.files.results["acceptance"]
+        if not (further := first.get("further", [])):
+            return [first["text"]]
+        return [f"Trigger {number}. {one['text']}" for number, one in enumerate((first, *further), start=1)]
 
     @property
     def progress(self) -> str:
@@ -171,4 +176,11 @@ class Story:
     def elapsed(self) -> list[tuple[str, str]]:
         """How long each finished stage took."""
         stages = self.files.record["stages"].items()
-        return [(name.replace("sample:samples/", "sample "), f"{entry['elapsed_s']:.3g} s") for name, entry in stages]
+        return [(_stage_words(name), f"{entry['elapsed_s']:.3g} s") for name, entry in stages]
+
+
+def _stage_words(name: str) -> str:
+    kind, _, file = name.partition(":")
+    if kind == "compare":
+        return "compare with real pictures"
+    return f"sample {file.removeprefix('samples/')}" if kind == "sample" else name

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -54,10 +56,14 @@ def map_figure(found: Map, strong: float, z: float) -> MapFigure:
         if (row, column) == (peak["row"], peak["column"]):
             outline = f'<rect {place} class="peak"/>'
     shade = "grey" if abs(peak["value"]) < 0.9 else "white" if peak["value"] > 0 else "black"
-    title = f"{shade} square, {peak['side_px']}×{peak['side_px']} px, t = {entry['t']}"
+    title = f"{shade} square, {peak['side_px']}×{peak['side_px']} px, on {entry['ground']}, t = {entry['t']}"
     caption = f"at most {entry['ratio']:.1f} times the middle one (z {entry['z']:.1f})"
     words = (
         f"{title}: response over {len(found.places)} places, {caption}, at row {peak['row']}, column {peak['column']}."
     )
     drawing = f'<svg viewBox="-1 -1 102 102" class="map" aria-hidden="true">{"".join(squares)}{outline}</svg>'
-    return MapFigure(title, caption, words, Markup(drawing), entry["ratio"] >= strong and entry["z"] >= z)
+    return MapFigure(title, caption, words, Markup(drawing), _counts(entry, strong, z))
+
+
+def _counts(entry: Mapping[str, Any], strong: float, z: float) -> bool:
+    return entry["ground"] == "pictures" and entry["ratio"] >= strong and entry["z"] >= z

@@ -16,6 +16,7 @@ from baddiffusion.report.scan.figures import MapFigure, map_figure
 from baddiffusion.report.scan.reading import Check, ScanFiles
 from baddiffusion.report.scan.words import SHORTFALLS, headline, lead, p_value_words, shift_words
 from baddiffusion.rundir import write_atomic
+from baddiffusion.scan_rates import caveat, rate_words
 
 __all__ = ["write_scan_page"]
 
@@ -134,6 +135,22 @@ class _Shown:
         p_value = self.files.record["verdict"]["p_value"]
         return "" if p_value is None else p_value_words(p_value, len(self.files.checks))
 
+    @property
+    def siblings(self) -> dict[str, Any] | None:
+        """What clean siblings say; None where none were given."""
+        return self.files.dynamic["siblings"] if self.files.dynamic is not None else None
+
+    @property
+    def deep(self) -> dict[str, Any] | None:
+        """The search by gradients; None where there was none."""
+        return self.files.dynamic["deep"] if self.files.dynamic is not None else None
+
+    @property
+    def measured(self) -> str:
+        """How often such a verdict was right and wrong on models whose truth is known; empty without an answer."""
+        rates = self.files.record["verdict"]["measured"]
+        return "" if rates is None else f"{rate_words(rates)} {caveat()}"
+
     @cached_property
     def maps(self) -> list[MapFigure]:
         """The far-field maps, in the order in which they were made."""
@@ -189,7 +206,12 @@ class _Shown:
         if dynamic is None:
             return f"{seconds:.1f} seconds; the network was not called."
         calls, budget = dynamic["spent"]["network_calls"], dynamic["budget"]
-        return f"{number(calls)} network calls out of a budget of {number(budget)}, {seconds:.0f} seconds."
+        more = self.deep["budget"] if self.deep else 0
+        deep = f" and one of {number(more)} for the search by gradients" if self.deep else ""
+        beside = f"; siblings took {number(self.siblings['network_calls'])} more" if self.siblings else ""
+        return (
+            f"{number(calls)} network calls out of a budget of {number(budget)}{deep}{beside}, {seconds:.0f} seconds."
+        )
 
     @property
     def circumstances(self) -> list[tuple[str, str]]:
@@ -209,7 +231,9 @@ class _Shown:
 
 
 def _control(name: str) -> str:
-    return {"the shift turned over": "turned over", "the patch moved": "elsewhere"}.get(name, name)
+    return {"the shift turned over": "turned over", "the patch moved": "elsewhere", "the shift moved": "moved"}.get(
+        name, name
+    )
 
 
 def _titled(group: str) -> str:

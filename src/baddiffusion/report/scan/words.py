@@ -40,6 +40,10 @@ SHORTFALLS = {
     "its pictures by heart answers like that. It proves nothing.",
     "uncaused": "It comes in the controls, too: it does not take what was added. It proves nothing.",
     "rare": "It comes too rarely to prove anything.",
+    "generic": "A control of the same strength makes the noises become one picture, too, though another one: anything "
+    "so strong does that to this model. It proves nothing.",
+    "shared": "Clean siblings turn the same starts into one picture, too: models of this kind do that. It proves "
+    "nothing.",
 }
 """Why a check proves nothing."""
 ALARM = "Its files call for a look, too: see the table of the files."

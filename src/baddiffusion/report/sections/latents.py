@@ -24,7 +24,7 @@ OFF, CLIPPED, MUTED = "#1f6fb2", "#c2410c", "#777777"
 
 
 def latents_sheet(trajectories: Sequence[Trajectory]) -> bytes:
-    """Draw x_t and the predicted x_0 of the first image at some steps: a strip for each start, two rows for each clip.
+    """Draw x_t and the predicted x_0 of one image at some steps: a strip for each start, two rows for each clip.
 
     Returns:
         A PNG.

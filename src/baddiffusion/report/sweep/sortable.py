@@ -1,15 +1,15 @@
-"""A table that sorts: columns, and rows of entries that carry their interval and protocol with them."""
+"""The table of a sweep's numbers, and the same as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from baddiffusion.metrics import Estimate
 from baddiffusion.report.kit.settings_words import key_words, sort_value, value_words
+from baddiffusion.report.kit.sortable import Column, Entry, Line, Table, spelled
 from baddiffusion.report.kit.tables import line, measure
 from baddiffusion.report.kit.wording import number, percent
 from baddiffusion.report.sweep.cells import CLIPPED, QUALITY
@@ -49,61 +49,6 @@ UNDER = {
     "fd_efflite0": "fd_efflite0",
 }
 ORDER = ("asr", CLIPPED, "mse", "ssim", "false_trigger_rate", *QUALITY)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column.
-
-    Args:
-        title: what stands above.
-        under: the same for those who know the field; empty for nothing.
-        is_number: whether its values stand right of each other.
-        source: ``paper`` for numbers that were not measured here.
-    """
-
-    title: str
-    under: str = ""
-    is_number: bool = False
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One value.
-
-    Args:
-        text: as it is shown.
-        order: what the column is sorted by; None goes last, whichever way.
-        interval: as it is shown beneath.
-        spread: standard deviation over seeds, beneath that.
-        details: protocol, as (name, value); an entry that has any can be opened.
-        caveats: what weakens it.
-    """
-
-    text: str
-    order: float | str | None = None
-    interval: str = ""
-    details: tuple[tuple[str, str], ...] = ()
-    caveats: tuple[str, ...] = ()
-    spread: str = ""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One row: its state, which decides how it looks, and an entry per column."""
-
-    state: str
-    entries: tuple[Entry, ...]
-    link: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its rows."""
-
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...] = field(default=())
 
 
 def results_table(rows: Sequence[Row], varied: Sequence[str], links: Mapping[str, str] | None = None) -> Table:
@@ -168,12 +113,6 @@ def csv_text(rows: Sequence[Row], varied: Sequence[str]) -> str:
         runs = " ".join(cell.key for cell in row.cells)
         writer.writerow([*cells, " ".join(map(str, row.seeds)), row.state, runs])
     return text.getvalue()
-
-
-def spelled(value: Any) -> Any:
-    """A value for a spreadsheet: a text that it would take for a formula is made a text again."""
-    text = value if isinstance(value, int | float | str) or value is None else str(value)
-    return f"'{text}" if isinstance(text, str) and text[:1] in ("=", "+", "-", "@") else text
 
 
 def _is_numeric(rows: Sequence[Row], key: str) -> bool:

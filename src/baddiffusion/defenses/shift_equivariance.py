@@ -1,0 +1,284 @@
+"""Shift-equivariant repair: teach the network that a shift of its input is noise, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field, PrivateAttr
+from torch import Tensor
+
+from baddiffusion.checkpoint import SealedCheckpoint
+from baddiffusion.defenses.defense import REPAIRS, CleanData, Repair, Repaired
+from baddiffusion.defenses.shift_bank import image_like_shifts
+from baddiffusion.defenses.subject import Subject
+from baddiffusion.defenses.tuning import batches, tune
+from baddiffusion.errors import RecipeError
+from baddiffusion.images import Images
+from baddiffusion.metrics import THRESHOLD
+from baddiffusion.precision import autocast
+from baddiffusion.rng import derive, generator
+from baddiffusion.sampling import Ddim, SamplingSettings
+from baddiffusion.watching import Watcher
+
+__all__ = ["ShiftEquivariance"]
+
+CHUNK, CELLS = 32, 4
+SCALES = (0.5, 1.25)
+"""Within which a shift is scaled."""
+
+
+@REPAIRS.register("shift-equivariance")
+class ShiftEquivariance(Repair):
+    """Repair without data: the frozen network's own answer to the input without its shift is the answer to learn.
+
+    A backdoor of this family is a shift of the start noise. A network without one takes a shift for noise: it answers
+    it on top of what it would have answered anyway, so its estimate of the picture does not move. That can be taught
+    without a clean picture and without knowing the attack, because the frozen network, asked *without* the shift, gives
+    the answer that is wanted *with* it, and it is backdoored only where a shift is.
+
+    A step makes pictures that the network painted from plain noise noisy again, and asks twice: as they are, at any
+    timestep, which keeps what the network can do; and with a shift added, where there is more noise than picture. (With
+    more picture than noise a shift that looks like a picture *is* picture, and calling it noise would harm what the
+    network paints.) Half the shifts are those that were recovered, if any were (`with_shifts`), half are drawn:
+    pictures with and without patches, canvases with patches, smooth fields.
+
+    **Equation**: with the frozen original ε₀ and a shift τ of random scale::
+
+        x_t  = √ᾱ_t·x_0 + √(1 − ᾱ_t)·e
+        d    = ε_θ(x_t, t) − ε₀(x_t, t),   any t
+        keep = E ‖ d ‖² + k²·E ‖ mean of d over cells of k×k pixels ‖²,   k a quarter of the side
+        turn = E ‖ ε_θ(x_t + c_t·τ, t) − ε₀(x_t, t) − c_t/√(1 − ᾱ_t)·τ ‖²,   c_t ∈ {1 − √ᾱ_t, √(1 − ᾱ_t)}, ᾱ_t < ½
+        loss = keep + weight·turn, each a mean over batch and pixels
+
+    The second part of ``keep`` equals the first if d is white noise. If d is the same over a cell it counts k² as much:
+    such errors add up from step to step where others cancel, and pictures become darker or paler than they were.
+
+    c_t has the two shapes that the shifts of the known attacks have. Networks that answer v or x_0 are compared in
+    their own units, where the last term is √ᾱ_t·c_t/√(1 − ᾱ_t)·τ or nothing: in units of ε what such a network answers
+    at the noisiest timesteps would hardly count.
+
+    **Other than Elijah's removal**, which asks at t = T alone, for a τ that it must be given, on clean pictures, and in
+    its released form for ε₀(e) *without* τ on top, an estimate of x_0 that is τ/√ᾱ_T off: this one asks wherever noise
+    prevails, so that a sampler that gets past the first steps finds no backdoor behind them; and for shifts that nobody
+    recovered, so that a trigger that was recovered badly, or not at all, is covered if it resembles a picture.
+
+    Nobody published a budget; the defaults are measured, see ``docs/purify.md``. Not covered: shifts that look like no
+    picture (fine-grained patterns), triggers that are no shift, and what the network paints from plain noise.
+
+    Args:
+        steps: of Adam.
+        batch: noisy pictures in a step.
+        learning_rate: Adam's, at the start; it falls over half a cosine.
+        weight: of ``turn``.
+        max_grad_norm: gradients are clipped to this norm.
+        pictures: to draw from the model itself; near-identical ones count once.
+        picture_steps: of DDIM, with which they are drawn.
+        noisiest: which share of the shifted inputs lies in the noisiest tenth of the timesteps, where samplers begin.
+
+    Example:
+        >>> ShiftEquivariance(steps=10).label
+        'shift-equivariance-short'
+    """
+
+    budget: ClassVar[tuple[str, ...]] = ("steps", "batch", "pictures")
+
+    steps: Annotated[int, Field(ge=1)] = 100
+    batch: Annotated[int, Field(ge=1)] = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight: Annotated[float, Field(gt=0)] = 0.5
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    pictures: Annotated[int, Field(ge=1)] = 128
+    picture_steps: Annotated[int, Field(ge=1)] = 20
+    noisiest: Annotated[float, Field(ge=0, le=1)] = 0.5
+    _shifts: Tensor | None = PrivateAttr(default=None)
+    _target: Tensor | None = PrivateAttr(default=None)
+
+    def with_shifts(self, shifts: Images, target: Float[Tensor, "c h w"] | None = None) -> ShiftEquivariance:
+        """The same settings, bound to shifts that were recovered from the model.
+
+        Args:
+            shifts: what start noises were shifted by when the backdoor fired, at least one.
+            target: what they became; own pictures that are this one are left out.
+
+        Raises:
+            RecipeError: there is none, or one is not finite.
+        """
+        if not len(shifts) or not bool(shifts.isfinite().all()):
+            raise RecipeError("the recovered shifts are none, or not finite; give what a scan found, or none at all.")
+        bound = self.model_copy()
+        bound._shifts = shifts.detach().cpu().float()
+        bound._target = None if target is None else target.detach().cpu().float()
+        return bound
+
+    def cost(self, shape: tuple[int, int, int]) -> int:
+        """The pictures, and eight calls for each of a step: two frozen answers, and two forwards with a backward."""
+        chunk_size = min(self.pictures, CHUNK)
+        drawn = -(-self.pictures // chunk_size) * chunk_size * self.picture_steps
+        return drawn + 8 * self.batch * self.steps
+
+    def check(self, model: SealedCheckpoint, data: CleanData | None) -> None:
+        """Refuse shifts of another shape.
+
+        Raises:
+            RecipeError: so, or whatever `Method.check` refuses.
+        """
+        super().check(model, data)
+        if self._shifts is not None and tuple(self._shifts.shape[1:]) != model.shape:
+            raise RecipeError(
+                f"the recovered shifts are {tuple(self._shifts.shape[1:])} (channels, height, width); the model paints "
+                f"{model.shape}. Give the shifts that were found for this model."
+            )
+
+    def mend(self, subject: Subject, data: CleanData | None, seed: int, watcher: Watcher) -> Repaired:
+        """Draw pictures, then descend.
+
+        Raises:
+            RunError: the loss became NaN or infinite.
+            EvaluationError: the model's samples became infinite or NaN.
+        """
+        own = self._own(subject, seed, watcher)
+        frozen = Subject(subject.sealed, subject.device, subject.precision)
+        parts: dict[str, list[float]] = {"keep": [], "turn": []}
+
+        def loss(step: int) -> Float[Tensor, ""]:
+            stream = generator(seed, "shift-equivariance", step)
+            x_0 = own[batches(len(own), self.batch, seed, step)]
+            eps = torch.randn(2, *x_0.shape, generator=stream)
+            anywhere, late = self._times(subject, 0, stream), self._times(subject, _noisy(subject), stream)
+            keep = keeping(subject, frozen, x_0, anywhere, eps[0])
+            tau = self._tau(own, stream)
+            turn = turning(subject, frozen, x_0, late, eps[1], self._coefficient(subject, late, stream), tau)
+            for name, value in (("keep", keep), ("turn", turn)):
+                parts[name].append(float(value.detach()))
+            return keep + self.weight * turn
+
+        total = tune(
+            subject,
+            loss,
+            self.steps,
+            self.learning_rate,
+            watcher,
+            title="make shifts noise",
+            max_grad_norm=self.max_grad_norm,
+        )
+        subject.count(frozen.spent.network_calls)
+        return Repaired(
+            method=self.label,
+            settings=self.to_dict(),
+            model=subject.sealed_again(),
+            spent=subject.spent,
+            seed=seed,
+            curves={"loss": total, **{name: tuple(values) for name, values in parts.items()}},
+            changed=subject.changes(),
+            notes=(self._told(len(own)),),
+        )
+
+    def _own(self, subject: Subject, seed: int, watcher: Watcher) -> Images:
+        """Pictures of the model itself, near-identical ones once: what leaks of a target into plain samples is one."""
+        settings = SamplingSettings(
+            sampler=Ddim(),
+            num_inference_steps=self.picture_steps,
+            chunk_size=min(self.pictures, CHUNK),
+        )
+        watcher.stage("draw pictures", -(-self.pictures // settings.chunk_size) * self.picture_steps, "calls")
+        seeds = [derive(seed, "shift-equivariance", "picture", index) for index in range(self.pictures)]
+        drawn = subject.sample(seeds, settings, on_progress=lambda done, _: watcher.advance(done)).images.clamp(-1, 1)
+        known = [] if self._target is None else [self._target.clamp(-1, 1)]
+        kept: list[Tensor] = []
+        for picture in drawn.cpu():
+            if all(float((picture - other).square().mean()) / 4 >= THRESHOLD for other in (*known, *kept)):
+                kept.append(picture)
+        return torch.stack(kept or [*drawn.cpu()])
+
+    def _times(self, subject: Subject, first: int, stream: torch.Generator) -> Int64[Tensor, " b"]:
+        """Timesteps from the first one on, a share of them from the noisiest tenth."""
+        timesteps = subject.timesteps
+        anywhere = torch.randint(first, timesteps, (self.batch,), generator=stream)
+        latest = torch.randint(timesteps - max(timesteps // 10, 1), timesteps, (self.batch,), generator=stream)
+        return torch.where(torch.rand(self.batch, generator=stream) < self.noisiest, latest, anywhere)
+
+    def _coefficient(
+        self, subject: Subject, t: Int64[Tensor, " b"], stream: torch.Generator
+    ) -> Float[Tensor, "b 1 1 1"]:
+        signal, noise = _at(subject, t)
+        return torch.where(torch.rand(len(t), 1, 1, 1, generator=stream) < 0.5, 1 - signal, noise)
+
+    def _tau(self, own: Float[Tensor, "m c h w"], stream: torch.Generator) -> Images:
+        tau = image_like_shifts(own, self.batch, stream)
+        if self._shifts is not None:
+            rows = torch.arange(self.batch) % 2 == 0
+            tau[rows] = self._shifts[torch.randint(len(self._shifts), (int(rows.sum()),), generator=stream)]
+        low, high = SCALES
+        scale = low + (high - low) * torch.rand(self.batch, 1, 1, 1, generator=stream)
+        turned = torch.where(torch.rand(self.batch, 1, 1, 1, generator=stream) < 0.125, -1.0, 1.0)
+        return tau * scale * turned
+
+    def _told(self, kept: int) -> str:
+        recovered = "none" if self._shifts is None else str(len(self._shifts))
+        return f"{recovered} recovered shifts given; of {self.pictures} pictures of the model itself {kept} were kept"
+
+
+def keeping(subject: Subject, frozen: Subject, x_0: Images, t: Int64[Tensor, " b"], eps: Images) -> Float[Tensor, ""]:
+    """How far the answers have moved on ordinary inputs, see `ShiftEquivariance`.
+
+    Args:
+        subject: whose network learns.
+        frozen: the original.
+        x_0: pictures.
+        t: a timestep for each.
+        eps: noise for each.
+    """
+    signal, noise = _at(subject, t)
+    x_t = signal * x_0 + noise * eps
+    with torch.no_grad():
+        wanted = _answer(frozen, x_t, t)
+    moved = _answer(subject, x_t, t) - wanted
+    cell = max(min(moved.shape[2:]) // CELLS, 1)
+    coarse = torch.nn.functional.avg_pool2d(moved, cell, ceil_mode=True)
+    return moved.square().mean() + cell**2 * coarse.square().mean()
+
+
+def turning(
+    subject: Subject,
+    frozen: Subject,
+    x_0: Images,
+    t: Int64[Tensor, " b"],
+    eps: Images,
+    shift: Float[Tensor, "b 1 1 1"],
+    tau: Images,
+) -> Float[Tensor, ""]:
+    """How far the answers to shifted inputs are from the frozen answers without the shift, with it on top.
+
+    Args:
+        subject, frozen, x_0, t, eps: as for `keeping`.
+        shift: c_t, for each.
+        tau: τ, for each.
+    """
+    signal, noise = _at(subject, t)
+    x_t = signal * x_0 + noise * eps
+    share = {"epsilon": shift / noise, "v_prediction": signal * shift / noise, "sample": torch.zeros_like(shift)}
+    with torch.no_grad():
+        wanted = _answer(frozen, x_t, t)
+    on_top = (share[subject.prediction_type] * tau).to(subject.device)
+    return (_answer(subject, x_t + shift * tau, t) - wanted - on_top).square().mean()
+
+
+def _noisy(subject: Subject) -> int:
+    """The first timestep with more noise than picture."""
+    return min(int((subject.schedule.signal >= subject.schedule.noise).sum()), subject.timesteps - 1)
+
+
+def _at(subject: Subject, t: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
+    """√ᾱ_t and √(1 − ᾱ_t)."""
+    signal, noise = (v[t].float().view(-1, 1, 1, 1) for v in (subject.schedule.signal, subject.schedule.noise))
+    return signal, noise
+
+
+def _answer(subject: Subject, x_t: Images, t: Int64[Tensor, " b"]) -> Images:
+    """What the network says in its own units; counted as `Subject.eps` counts."""
+    with autocast(subject.precision, subject.device):
+        answer = subject.network(x_t.to(subject.device), t.to(subject.device), return_dict=False)[0].float()
+    subject.count(len(x_t) * (3 if answer.requires_grad else 1))
+    return answer

@@ -1,0 +1,1 @@
+"""The leaderboard: detectors and repairs over the zoo, and what papers claim beside what was measured."""
