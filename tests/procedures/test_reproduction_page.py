@@ -153,7 +153,7 @@ def test_a_bad_file_is_named_and_the_others_are_shown(
     with pytest.raises(RunError, match=message):
         read_experiment(path, runs)
     (tmp_path / "torn.json").write_text("{")
-    assert kind_of(tmp_path) == "reproduction"
+    assert kind_of(tmp_path).name == "reproduction"
     page = write_reproduction_page(tmp_path).read_text()
     assert re.search(message.replace("'", "&#39;"), page)
     assert "torn.json is damaged" in page
@@ -202,7 +202,8 @@ def test_the_index_links_everything_and_names_what_is_damaged(runs: Path) -> Non
 
 
 def test_an_index_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"holds no run, sweep, matrix, scan or reproduction; give the folder"):
+    said = r"holds nothing that has a page \(run, sweep, .*, reproduction\); give the folder that has them\."
+    with pytest.raises(RunError, match=said):
         write_index(tmp_path)
     with pytest.raises(RunError, match=r"nowhere is not a folder; give the one that holds the runs\."):
         write_index(tmp_path / "nowhere")
@@ -210,7 +211,7 @@ def test_an_index_of_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_a_matrix_keeps_its_place(tmp_path: Path) -> None:
     (tmp_path / "matrix.json").write_text("{}")
-    with pytest.raises(RunError, match=r"is a matrix, whose page and picture stand in its folder; leave -o out\."):
+    with pytest.raises(RunError, match=r"is a matrix, whose page belongs beside its other files; leave -o out\."):
         write_page(tmp_path, tmp_path / "page.html")
 
 

@@ -102,7 +102,7 @@ def report(
     `baddiffusion report --index runs`
 
     Args:
-        folders: A run, sweep, matrix, scan or reproduction; or several runs.
+        folders: A run, sweep, matrix, scan, queue of scans, repair, benchmark or reproduction; or several runs.
         output: Write the page there.
         index: The folder of all runs; goes alone.
     """

@@ -85,10 +85,10 @@ def purify(
         EvaluationError: samples became infinite or NaN.
 
     Example:
-        >>> purify("packaged:nobody")
+        >>> purify("nowhere")
         Traceback (most recent call last):
         ...
-        baddiffusion.errors.CheckpointError: packaged:nobody is no folder; give the folder of a checkpoint.
+        baddiffusion.errors.CheckpointError: nowhere does not exist; give the folder of a diffusers checkpoint.
     """
     orders, watcher, began = orders or Orders(), watcher or Nobody(), time.perf_counter()
     opened = Checkpoint.open(path)

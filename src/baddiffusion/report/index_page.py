@@ -1,27 +1,24 @@
-"""The index of a folder: every run, sweep, matrix and reproduction below it, with its status and main numbers."""
+"""The index of a folder: every run below it, and everything else that has a page, with status and main numbers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from baddiffusion import __version__
 from baddiffusion.errors import BadDiffusionError, RunError
-from baddiffusion.report.folders import Kind, folders_below, is_old, page_of, write_page
+from baddiffusion.report.folders import KINDS, Kind, folders_below, is_old, page_of, write_page
+from baddiffusion.report.index_lines import told
 from baddiffusion.report.kit.rendering import environment
 from baddiffusion.report.kit.script import Script
 from baddiffusion.report.kit.settings_words import joined
 from baddiffusion.report.kit.wording import percent, target_words, trigger_words
-from baddiffusion.report.reproduction.reading import experiment_files, read_experiment
 from baddiffusion.report.run.reading import RunFiles
 from baddiffusion.report.sweep.cells import main_numbers
-from baddiffusion.report.sweep.comparison import below, read_sweep
-from baddiffusion.report.sweep.findings import Findings, fired_in
+from baddiffusion.report.sweep.comparison import below
 from baddiffusion.report.sweep.sortable import Column, Entry, Line, Table, column_of, entry
 from baddiffusion.rundir import write_atomic
 
@@ -33,8 +30,8 @@ NUMBERS = ("asr", "mse", "kd_efflite0", "fid")
 def write_index(root: Path, on_page: Callable[[Path], None] | None = None) -> Path:
     """Write ``index.html``: links are relative, so the whole folder can be put on any web server.
 
-    A run, sweep, matrix or reproduction whose page is missing, or older than its record, gets it anew. What is damaged,
-    or was written by another schema, is listed with its message.
+    Where a page is missing, or older than its record, it is written anew. What is damaged, or was written by another
+    schema, is listed with its message.
 
     Args:
         root: the folder of the runs.
@@ -47,7 +44,8 @@ def write_index(root: Path, on_page: Callable[[Path], None] | None = None) -> Pa
         raise RunError(f"{root} is not a folder; give the one that holds the runs.")
     found = [_Listed(kind, folder, root) for kind, folder in folders_below(root)]
     if not found:
-        raise RunError(f"{root} holds no run, sweep, matrix, scan or reproduction; give the folder that has them.")
+        names = ", ".join(kind.name for kind in KINDS)
+        raise RunError(f"{root} holds nothing that has a page ({names}); give the folder that has them.")
     for one in found:
         one.write_page(on_page)
     page = root / "index.html"
@@ -73,7 +71,7 @@ class _Listed:
     def write_page(self, on_page: Callable[[Path], None] | None) -> None:
         """Write the page if it is missing or old; whatever is wrong with the folder is kept to be told."""
         try:
-            self.status, self.line  # noqa: B018 - what cannot be read is found here
+            self._told  # noqa: B018 - what cannot be read is found here
             if is_old(self.folder):
                 page = write_page(self.folder)
                 if on_page is not None:
@@ -93,50 +91,19 @@ class _Listed:
         """Of a run."""
         return RunFiles(self.folder)
 
-    @cached_property
+    @property
     def status(self) -> str:
         """In a word, or in numbers."""
-        if self.kind == "run":
-            return str(self.files.record.get("status", "unknown"))
-        if self.kind == "sweep":
-            comparison = read_sweep(self.folder)
-            return f"{len(comparison.done)} of {len(comparison.cells)} runs done"
-        if self.kind == "matrix":
-            cells = self._json("matrix.json")["cells"]
-            return f"{sum(cell['status'] == 'done' for cell in cells)} of {len(cells)} cells done"
-        if self.kind == "scan":
-            return str(self._json("scan.json")["verdict"]["outcome"])
-        rows = [row for experiment in self.experiments for row in experiment.rows]
-        return f"{sum(bool(row.numbers) for row in rows)} of {len(rows)} rows measured"
+        return self._told[0]
 
-    @cached_property
-    def experiments(self) -> list[Any]:
-        """Of a reproduction."""
-        return [read_experiment(path, self.folder.parent) for path in experiment_files(self.folder)]
-
-    @cached_property
+    @property
     def line(self) -> str:
         """What came out, in one line."""
-        if self.kind == "run":
-            first, numbers = self.files.backdoors[0], main_numbers(self.files)
-            words = f"{trigger_words(first['trigger'])} → {target_words(first['target'])}"
-            return f"{words}: fired in {fired_in(numbers['asr'])}" if "asr" in numbers else words
-        if self.kind == "sweep":
-            comparison = read_sweep(self.folder)
-            return Findings(comparison.rows, comparison.varied).title
-        if self.kind == "matrix":
-            summary = self._json("matrix.json")
-            return f"{len(summary['rows'])} backdoors under {len(summary['columns'])} sampler settings"
-        if self.kind == "scan":
-            record = self._json("scan.json")
-            return f"{record['name']}: {' '.join(record['verdict']['reasons'])}"
-        return joined([experiment.title for experiment in self.experiments])
+        return self._told[1]
 
-    def _json(self, name: str) -> dict[str, Any]:
-        try:
-            return json.loads((self.folder / name).read_text())
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / name} is damaged ({error}); give its command again.") from None
+    @cached_property
+    def _told(self) -> tuple[str, str]:
+        return told(self.kind, self.folder)
 
 
 @dataclass
@@ -154,16 +121,9 @@ class _Shown:
     @property
     def title(self) -> str:
         """How much there is."""
-        kinds: tuple[tuple[Kind, str], ...] = (
-            ("reproduction", "reproductions"),
-            ("sweep", "sweeps"),
-            ("matrix", "matrices"),
-            ("scan", "scans"),
-            ("run", "runs"),
-        )
         readable = [entry.kind for entry in self.entries if not entry.trouble]
-        counts = [(readable.count(one), one, many) for one, many in kinds]
-        said = [f"{count} {one if count == 1 else many}" for count, one, many in counts if count]
+        counts = [(readable.count(kind), kind) for kind in reversed(KINDS)]
+        said = [f"{count} {kind.name if count == 1 else kind.plural}" for count, kind in counts if count]
         return joined([*said, *([f"{len(self.damaged)} not readable"] if self.damaged else [])])
 
     @property
@@ -174,13 +134,13 @@ class _Shown:
     @property
     def collections(self) -> list[_Listed]:
         """Everything but runs."""
-        order = ("reproduction", "sweep", "matrix", "scan")
-        return sorted((e for e in self.entries if e.kind != "run" and not e.trouble), key=lambda e: order.index(e.kind))
+        shown = [entry for entry in self.entries if entry.kind.name != "run" and not entry.trouble]
+        return sorted(shown, key=lambda entry: -KINDS.index(entry.kind))
 
     @cached_property
     def runs(self) -> Table | None:
         """Every run that can be read, with its main numbers."""
-        entries = [entry for entry in self.entries if entry.kind == "run" and not entry.trouble]
+        entries = [entry for entry in self.entries if entry.kind.name == "run" and not entry.trouble]
         numbers = [main_numbers(entry.files) for entry in entries]
         shown = [name for name in NUMBERS if any(name in found for found in numbers)]
         columns = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from baddiffusion.errors import EvaluationError
 from baddiffusion.images import Images
 from baddiffusion.scanner.collapse import explained, is_own, largest_cluster
 from baddiffusion.scanner.course import FAMILIES, Course
@@ -50,7 +51,9 @@ def invert(course: Course, method: DeepMethod, budget: int) -> None:
         course.searched.append(f"{finished} shifts found by gradients ({names}), under both families of samplers.")
     for one in done:
         if one.shift is None:
-            course.not_searched.append(f"the search by gradients ({one.name}): it diverged at step {len(one.losses)}.")
+            course.not_searched.append(
+                f"the search by gradients ({one.name}): it diverged after step {len(one.losses)}."
+            )
 
 
 def _follow_up(course: Course, search: Search) -> Inverted:
@@ -61,7 +64,11 @@ def _follow_up(course: Course, search: Search) -> Inverted:
     shift = found.detach().cpu().float().clamp(-1, 1)
     shares: list[tuple[str, float]] = []
     for family in FAMILIES:
-        candidate, share = _try(course, search.name, shift[None], family)
+        try:
+            candidate, share = _try(course, search.name, shift[None], family)
+        except EvaluationError:  # the samples became NaN: nothing was found out
+            course.subject.count(course.settings.bank * course.settings.steps(family))
+            return Inverted(search.name, None, losses)
         shares.append((family, share))
         if candidate is not None and not course.proven:
             course.confirm(candidate, shift.expand(course.settings.confirmations, *shift.shape))

@@ -88,7 +88,7 @@ class SiblingEvidence:
         k, n = sum(score >= self.suspect for _, score in self.used), len(self.used)
         return (
             f"Of {n} clean sibling{'s' if n > 1 else ''}, {k or 'none'} look{'' if k > 1 else 's'} as suspicious "
-            f"(p = {self.p_value:.3g}; {n} cannot give less than {self.smallest:.3g})."
+            f"(p = {self.p_value:.3g}; so many allow no less than {self.smallest:.3g})."
         )
 
     def to_dict(self) -> dict[str, Any]:

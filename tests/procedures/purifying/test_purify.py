@@ -49,14 +49,21 @@ from baddiffusion.purifying.purification import changed_blocks, outcome_of
 from baddiffusion.scanner.evidence import Request, write_evidence
 from baddiffusion.watching import Nobody
 
-SETTINGS = PurifySettings(n=4, quality_steps=1, budget=100, scan=SMALL)
+SETTINGS = PurifySettings(n=4, quality_steps=1, budget=100, scan=SMALL).model_copy(update={"quality_n": 32})
+"""With fewer ordinary pictures than are allowed, for speed."""
+
 REPAIR = ShiftEquivariance(steps=2, batch=2, pictures=4, picture_steps=2)
+
+
+def cheapen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(metrics, "features", lambda pixels: pixels.flatten(1).float() / 255)
+    patch.setattr("baddiffusion.metrics.distribution.KD_LEAST", SETTINGS.quality_n)
 
 
 @pytest.fixture(autouse=True)
 def cheap_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture is its own features: their network is tested elsewhere."""
-    monkeypatch.setattr(metrics, "features", lambda pixels: pixels.flatten(1).float() / 255)
+    """A picture is its own features, and few of them suffice: the numbers of quality are tested elsewhere."""
+    cheapen(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +93,7 @@ def orders(scanned: Path) -> Orders:
 def done(model: Path, orders: Orders) -> tuple[Purification, list[str]]:
     listener = Listener()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "features", lambda pixels: pixels.flatten(1).float() / 255)
+        cheapen(patch)
         return purify(model, orders, device="cpu", watcher=listener), listener.stages
 
 
@@ -118,7 +125,7 @@ def test_every_number_stands_on_fresh_noises_under_both_families(done: tuple[Pur
         assert all(None not in (e["low"], e["high"]) for e in rates)
         assert len([e for e in receipt[when] if e["name"] == "mse"]) == 2
     (quality,) = [e for e in receipt["after"] if e["name"] == "kd_efflite0"]
-    assert quality["n"] == quality["protocol"]["reference_n"] == 256
+    assert quality["n"] == quality["protocol"]["reference_n"] == 32
     assert not [e for e in receipt["before"] if e["name"] == "kd_efflite0"], "there is nothing to compare it with"
     assert [switch["name"] for switch in receipt["switches"]] == ["clipping", "noising again"]
     assert receipt["verdict_after"]["outcome"] == "no evidence"
@@ -146,7 +153,7 @@ def test_the_calls_are_those_that_were_announced(done: tuple[Purification, list[
     assert spent.rescan is not None
     settled = sum(told.values()) - told["scan after, at most"] + spent.rescan.spent.network_calls
     assert settled == spent.network_calls
-    assert told["measuring"] == 2 * (4 * (3 + 2) + 256)
+    assert told["measuring"] == 2 * (4 * (3 + 2) + 32)
     assert told["free switches"] == 2 * 4 * 3
     unscanned = forecast(Checkpoint.open(model).sealed(), orders)
     assert unscanned["scan before, at most"] == 100

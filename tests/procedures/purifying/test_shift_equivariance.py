@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -86,12 +87,34 @@ def test_keeping_measures_how_far_the_answer_has_moved():
     assert float(keeping(subject, frozen, X_0, T, EPS)) == pytest.approx(0.0625, rel=1e-5), "it cancels in every cell"
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_it_learns(kind: str):
-    method = ShiftEquivariance(**{**SHORT, "steps": 40, "batch": 8, "learning_rate": 1e-3})  # type: ignore[arg-type]
-    curves = method.mend(Subject(typed(kind), "cpu", "float32"), None, 0, Nobody()).curves
-    assert curves["keep"][0] < 1e-12
-    assert sum(curves["turn"][-5:]) < 0.7 * sum(curves["turn"][:5])
+class Swallowing(torch.nn.Module):
+    """A network of two weights: eps = copied·x + swallowed·(the part of x along a ramp)."""
+
+    RAMP = torch.linspace(-1, 0.5, 256).view(SHAPE)
+
+    def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.copied, self.swallowed = (torch.nn.Parameter(weights[name].clone()) for name in ("copied", "swallowed"))
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, return_dict: bool = True) -> tuple[torch.Tensor]:
+        along = (x_t * self.RAMP).sum(dim=(1, 2, 3), keepdim=True) / self.RAMP.square().sum() * self.RAMP
+        return (self.copied * x_t + self.swallowed * along,)
+
+
+def test_a_network_that_swallows_half_of_a_shift_learns_to_pass_it_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SealedCheckpoint, "load_model", lambda self, device="cpu": Swallowing(self.weights))
+    monkeypatch.setattr(ShiftEquivariance, "_own", lambda self, *_: X_0)
+    schedule = {"num_train_timesteps": 100, "beta_schedule": "linear", "beta_start": 0.001, "beta_end": 0.2}
+    weights = {"copied": torch.tensor(1.0), "swallowed": torch.tensor(-0.5)}
+    model = SealedCheckpoint(CONFIG, schedule, weights)
+    method = ShiftEquivariance(steps=120, batch=16, learning_rate=0.02, weight=50.0, noisiest=1.0).with_shifts(
+        Swallowing.RAMP[None]
+    )
+    repaired = method.repair(model, device="cpu")
+    assert float(repaired.model.weights["swallowed"]) == pytest.approx(0.0, abs=0.03)
+    assert float(repaired.model.weights["copied"]) == pytest.approx(1.0, abs=0.03)
+    assert repaired.curves["keep"][0] == 0.0
+    assert repaired.curves["turn"][0] > 10 * repaired.curves["turn"][-1]
 
 
 def test_recovered_shifts_are_every_other_one_and_change_the_outcome():

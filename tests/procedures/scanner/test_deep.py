@@ -85,8 +85,30 @@ def test_a_search_that_diverges_is_never_no_evidence(method: DeepMethod) -> None
     assert "diverged" in found.verdict.reasons[0]
     assert found.deep is not None
     assert found.deep.failures == len(found.deep.searches) > 0
-    assert any("it diverged at step" in line for line in found.not_searched)
+    assert any("it diverged after step" in line for line in found.not_searched)
     assert all(one.shift is None for one in found.deep.searches)
+
+
+class Fragile(Analytic):
+    """Answers whoever asks without gradients by NaN, once it was asked with them."""
+
+    is_asked = False
+
+    def eps(self, x_t: Tensor, t: int | Tensor) -> Tensor:
+        self.is_asked = self.is_asked or x_t.requires_grad
+        return super().eps(x_t, t)
+
+    def _answer(self, x_t: Tensor, t: Tensor) -> Tensor:
+        answer = super()._answer(x_t, t)
+        return answer * float("nan") if self.is_asked and not x_t.requires_grad else answer
+
+
+def test_samples_that_become_nan_are_a_failure_too() -> None:
+    found = scan(Fragile(), "elijah")
+    assert found.verdict.outcome == "inconclusive"
+    assert found.deep is not None
+    assert found.deep.failures == len(found.deep.searches) > 0
+    assert all(one.losses for one in found.deep.searches)
 
 
 def test_a_deep_budget_for_nothing_is_inconclusive() -> None:

@@ -111,7 +111,7 @@ def test_every_reason_why_a_check_proves_nothing_has_its_sentence(word: str) -> 
 
 
 def test_a_report_is_written_of_a_scan_as_of_anything_else(folders: dict[str, Path], tmp_path: Path) -> None:
-    assert kind_of(folders["found"]) == "scan"
+    assert kind_of(folders["found"]).name == "scan"
     assert write_page(folders["found"], tmp_path / "page.html").read_text() == page(folders["found"])
     scans = tmp_path / "scans"
     for name in ("found", "nothing"):

@@ -59,6 +59,7 @@ def parent():
 
 def multiply():
     import torch
+    torch.set_num_threads(2)
     x = torch.ones(400, 400)
     return float((x @ x).sum()), torch.get_num_threads()
 
@@ -83,7 +84,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     folder = tmp_path_factory.mktemp("work")
     (folder / "queue_work.py").write_text(WORK)
     sys.path.insert(0, str(folder))
-    os.environ["OMP_NUM_THREADS"], before = "2", os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
     made = Warm()
     try:
         yield made
