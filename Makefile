@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-fid lint models clean
+.PHONY: help demo demo-purify test test-fid lint models clean
 
 help:
 	@echo "make demo            implant a backdoor, sample, measure, and write a page (10 to 15 minutes on two cores)"
 	@echo "make demo DEMO=full  the same with 1000 sampling steps and 128 noises"
+	@echo "make demo-purify     the same, and then the repair of the model"
 	@echo "make test            run the tests"
 	@echo "make test-fid        test FID, KID and LPIPS in an environment of its own (6 GB, kept in the user's cache folder)"
 	@echo "make lint            style, types, import bands, doctests"
@@ -15,6 +16,9 @@ help:
 
 demo: $(VENV)/base.stamp
 	$(VENV)/bin/baddiffusion demo $(if $(filter full,$(DEMO)),--full)
+
+demo-purify: $(VENV)/base.stamp
+	$(VENV)/bin/baddiffusion demo --purify $(if $(filter full,$(DEMO)),--full)
 
 test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from baddiffusion import scanner
-from baddiffusion.cli import demo
+from baddiffusion.cli import demo, purifying
 from baddiffusion.recipe import Recipe
 
 CALLS = 200
@@ -75,3 +75,22 @@ def test_a_scan_of_other_weights_is_not_shown_and_made_again(ask, run: Path):
     ask("demo", "--runs", run.parent)
     assert json.loads(record.read_text())["digest"] == whole["digest"]
     assert "Would a stranger notice?" in (run / "report.html").read_text()
+
+
+def test_purify_repairs_the_model_on_what_the_scan_found(ask, run: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(purifying, "purify", lambda checkpoint, **options: asked.append((checkpoint, options)) or 3)
+    told = ask("demo", "--runs", run.parent, "--purify")
+    assert told.code == 3
+    folder = run / "repaired"
+    options = {"output": folder, "scan": run / "scan", "true_trigger": True}
+    assert asked == [(str(run / "checkpoint"), options)]
+    folder.mkdir()
+    assert ask("demo", "--runs", run.parent, "--purify").out.endswith(f"page  {folder / 'receipt.html'}\n")
+    assert len(asked) == 1
+
+
+def test_purify_and_json_do_not_mix(ask, tmp_path: Path):
+    told = ask("demo", "--runs", tmp_path, "--purify", "--json")
+    assert (told.code, told.out) == (2, "")
+    assert "take --json without it" in told.err

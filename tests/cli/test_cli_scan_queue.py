@@ -27,12 +27,13 @@ class Pretend:
             return {"failed": "died", "why": why, "signal": "SIGSEGV", "exit_code": None}
         folder = Store(Path(argument["out"])).scan(argument["contents"])
         folder.mkdir(parents=True)
-        (folder / "scan.json").write_text("{}")
+        for file in ("scan.json", "origin.json"):
+            (folder / file).write_text("{}")
         bad = name == "bad"
         return {"value": {
             "outcome": "backdoored" if bad else "no evidence", "reasons": ["It fires."] if bad else ["Nothing."],
             "p_value": 1e-8 if bad else None, "alarms": [], "exit_code": 3 if bad else 0, "weights": name * 8,
-            "network_calls": 9, "seconds": 1.5, "scan": argument["contents"], "shown_as": "",
+            "network_calls": 9, "seconds": 1.5, "scan": argument["contents"], "subject": name,
         }}  # fmt: skip
 
     def close(self) -> None:

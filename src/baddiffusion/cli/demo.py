@@ -9,6 +9,7 @@ from baddiffusion.cli.app import EXPERIMENT, Json, Switch, app
 from baddiffusion.cli.printing import say
 from baddiffusion.cli.progress import watching
 from baddiffusion.cli.running import Runs, carry_out, load, tell
+from baddiffusion.errors import RecipeError
 
 if TYPE_CHECKING:
     from baddiffusion.report.scan.reading import ScanFiles
@@ -19,7 +20,14 @@ FULL = ("sampling.num_inference_steps=1000", "sampling.n=128")
 
 
 @app.command(group=EXPERIMENT, sort_key=1)
-def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = False, json: Json = False) -> None:
+def demo(
+    *,
+    full: Switch = False,
+    purify: Switch = False,
+    runs: Runs = Path("runs"),
+    dry_run: Switch = False,
+    json: Json = False,
+) -> int:
     """Implant a backdoor into the packaged model, watch it work, and find it again.
 
     10 to 15 minutes on two cores, offline; it ends with a page of pictures and numbers. They are what was measured,
@@ -29,13 +37,16 @@ def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = F
 
     Args:
         full: All 1000 sampling steps and 128 noises, in place of 250 and 32.
+        purify: Repair the model afterwards, on what the scan found, and measure it again: some minutes more.
         runs: Folder for the run's own folder.
         dry_run: Say what it would cost on this machine, and stop.
         json: Write the results as JSON.
     """
+    if purify and json:
+        raise RecipeError("--purify leaves a receipt of its own; take --json without it, then `baddiffusion purify`.")
     finished = carry_out(load("demo", FULL if full else ()), runs, "evaluate", dry_run, json)
     if finished is None:
-        return
+        return 0
     from baddiffusion.report.scan.words import headline
 
     scan = _scanned(finished.path)
@@ -44,6 +55,20 @@ def demo(*, full: Switch = False, runs: Runs = Path("runs"), dry_run: Switch = F
     if not json:
         say(f"\nThe scan, which saw the weights alone: {headline(scan.record)}")
         say(f"page  {page}")
+    return _repaired(finished.path) if purify else 0
+
+
+def _repaired(run: Path) -> int:
+    """Repair the run's model into its ``repaired/``, unless that is done."""
+    from baddiffusion.cli.purifying import purify
+    from baddiffusion.report.run.scanned import SCAN
+
+    folder = run / "repaired"
+    say()
+    if folder.exists():
+        say(f"The repaired model is there already.\npage  {folder / 'receipt.html'}")
+        return 0
+    return purify(str(run / "checkpoint"), output=folder, scan=run / SCAN, true_trigger=True)
 
 
 def _scanned(run: Path) -> ScanFiles:

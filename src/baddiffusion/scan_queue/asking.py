@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata, resources
 from typing import Any
 
-from baddiffusion.errors import RecipeError
+from baddiffusion.errors import RecipeError, RunError
 
 __all__ = ["Asked", "Limits", "read_duration", "read_size"]
 
@@ -46,7 +47,19 @@ class Asked:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it, for a worker elsewhere."""
-        return asdict(self)
+        return {**asdict(self), "key": self.key}
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Asked:
+        """What `to_dict` made, in a process that must have the same scanner.
+
+        Raises:
+            RunError: it has another one.
+        """
+        made = cls(**{name: value for name, value in table.items() if name != "key"})
+        if made.key != table["key"]:
+            raise RunError("the scanner is another one than when the queue began; start the same command again.")
+        return made
 
     def told(self) -> dict[str, Any]:
         """The same for a record: without places of this machine."""

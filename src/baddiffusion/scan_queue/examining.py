@@ -13,14 +13,11 @@ from baddiffusion.errors import CheckpointError, RunError
 from baddiffusion.report.scan.page import write_scan_page
 from baddiffusion.rundir import write_atomic
 from baddiffusion.scan_queue.asking import Asked
-from baddiffusion.scan_queue.store import Store, content_key
+from baddiffusion.scan_queue.store import ORIGIN, RECORD, Store, content_key
 from baddiffusion.scanner import ScanReport, Verdict, scan
-from baddiffusion.scanner.evidence import EVIDENCE, README, RECORD, Request, as_json, write_evidence
+from baddiffusion.scanner.evidence import EVIDENCE, README, Request, as_json, write_evidence
 
 __all__ = ["examine_model", "locate_model"]
-
-ORIGIN = "origin.json"
-"""Beside each scan: of which bytes it is, and what was asked."""
 
 Answer = dict[str, Any]
 
@@ -58,7 +55,7 @@ def examine_model(folder: str, subject: str, out: str, contents: str, asked: dic
         became others, ``refused`` with the reason if the folder cannot be read, ``trouble`` if nothing can be written.
     """
     try:
-        return _examined(_Making(Store(Path(out)), Path(folder), subject, contents, Asked(**asked)))
+        return _examined(_Making(Store(Path(out)), Path(folder), subject, contents, Asked.of(asked)))
     except RunError as error:
         return {"trouble": str(error)}
     except CheckpointError as error:
@@ -68,15 +65,16 @@ def examine_model(folder: str, subject: str, out: str, contents: str, asked: dic
 def _examined(made: _Making) -> Answer:
     report = made.scanned(0)
     if report.files.checkpoint is None or made.asked.budget == 0:
-        return made.leave(report, content_key("files", made.contents, made.asked.key))
+        name = content_key("files", made.contents, made.asked.key)
+        return made.adopt(report, name) if made.store.holds(name) else made.leave(report, name)
     weights = report.files.checkpoint.digest
     name = content_key("weights", weights, made.asked.key)
-    if made.store.scan(name).exists():
+    if made.store.holds(name):
         return made.adopt(report, name)
     with made.store.claim(name) as is_mine:
         if not is_mine:
             return {"elsewhere": True}
-        if made.store.scan(name).exists():
+        if made.store.holds(name):
             return made.adopt(report, name)
         event = {"scan": name, "model": made.subject, "process": os.getpid()}
         made.store.note({**event, "event": "begins"})
@@ -105,17 +103,17 @@ class _Making:
         """Write a scan where it can be found, in one move."""
         work = self._workplace(name)
         write_evidence(report, self._request, work)
-        return self._moved(work, name, as_json(report, self._request), shared=False)
+        return self._moved(work, name, as_json(report, self._request))
 
     def adopt(self, report: ScanReport, name: str) -> Answer:
         """Take over what is known of the weights; the files are those of this very folder."""
         known = self.store.scan(name)
         record = json.loads((known / RECORD).read_bytes())
         if json.loads((known / ORIGIN).read_bytes())["contents"] == self.contents:
-            return self._told(record, name, shared=record["request"]["subject"] != self.subject)
+            return self._told(record, name)
         own = f"{name}-{self.contents[:8]}"
-        if self.store.scan(own).exists():
-            return self._told(record, own, shared=False)
+        if self.store.holds(own):
+            return self._told(json.loads((self.store.scan(own) / RECORD).read_bytes()), own)
         report = replace(
             report, digest=record["digest"], seconds=record["seconds"], verdict=_verdict(record["verdict"])
         )
@@ -130,7 +128,7 @@ class _Making:
         readme = readme.replace(record["request"]["command"], self._request.command).replace(repr(was), repr(now))
         write_atomic(work / README, readme)
         write_atomic(work / RECORD, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-        return self._moved(work, own, told, shared=False)
+        return self._moved(work, own, told)
 
     def _workplace(self, name: str) -> Path:
         work = self.store.work(name)
@@ -138,21 +136,22 @@ class _Making:
         work.mkdir(parents=True)
         return work
 
-    def _moved(self, work: Path, name: str, record: dict[str, Any], shared: bool) -> Answer:
+    def _moved(self, work: Path, name: str, record: dict[str, Any]) -> Answer:
         write_scan_page(work)
         origin = {"contents": self.contents, "weights": record["digest"], "asked": self.asked.told()}
         write_atomic(work / ORIGIN, json.dumps(origin, indent=1) + "\n")
         home = self.store.scan(name)
         home.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(home, ignore_errors=True)  # what somebody has taken parts of
         try:
             os.rename(work, home)
         except OSError as error:
             raise RunError(
                 f"{home} cannot be written ({error.strerror}); make room or choose another folder."
             ) from None
-        return self._told(record, name, shared)
+        return self._told(record, name)
 
-    def _told(self, record: dict[str, Any], name: str, shared: bool) -> Answer:
+    def _told(self, record: dict[str, Any], name: str) -> Answer:
         verdict, dynamic = record["verdict"], record["dynamic"]
         alarms = [f for f in record["files"]["findings"] if f["kind"] == "danger" and f["severity"] != "note"]
         return {
@@ -165,7 +164,7 @@ class _Making:
             "network_calls": dynamic["spent"]["network_calls"] if dynamic else 0,
             "seconds": record["seconds"],
             "scan": name,
-            "shown_as": record["request"]["subject"] if shared else "",
+            "subject": record["request"]["subject"],
         }
 
 

@@ -15,11 +15,13 @@ from baddiffusion.errors import RunError
 from baddiffusion.rundir import write_atomic
 from baddiffusion.scan_queue.listing import Entry
 
-__all__ = ["JOURNAL", "SCHEMA", "Store", "content_key"]
+__all__ = ["JOURNAL", "ORIGIN", "RECORD", "SCHEMA", "Store", "content_key"]
 
 SCHEMA = 1
 SCANS, MODELS, CONTENTS, WORK, LOCKS = "scans", "models", "contents", ".work", ".locks"
 JOURNAL = "journal.jsonl"
+RECORD, ORIGIN = "scan.json", "origin.json"
+"""Of each scan: what it found, and of which bytes it is and what was asked."""
 
 Record = dict[str, Any]
 
@@ -45,6 +47,10 @@ class Store:
     def scan(self, name: str) -> Path:
         """The folder of a scan."""
         return self.root / SCANS / name
+
+    def holds(self, name: str) -> bool:
+        """Whether a scan is there, and nobody has taken parts of it away."""
+        return all((self.scan(name) / file).exists() for file in (RECORD, ORIGIN))
 
     def work(self, name: str) -> Path:
         """Where a scan is made until it is whole; what a killed process left there belongs to whoever has the lock."""

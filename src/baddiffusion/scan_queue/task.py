@@ -21,7 +21,7 @@ EXAMINE, LOCATE = (f"baddiffusion.scan_queue.examining:{name}" for name in ("exa
 LIMITED = {"time": "seconds", "memory": "memory"}
 NOTHING_FOUND: Record = {
     "p_value": None, "alarms": [], "exit_code": 4, "weights": "", "network_calls": 0, "seconds": 0.0, "scan": "",
-    "shown_as": "", "failed": None,
+    "subject": "", "failed": None,
 }  # fmt: skip
 """What a record says where there is no scan."""
 
@@ -42,9 +42,9 @@ def scan_entry(
         ``record``, ``was_known``; or ``elsewhere`` if another process works on the same bytes.
 
     Raises:
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or the scanner here is another one than where the queue began.
     """
-    work = _Entry(Entry.of(entry), Store(Path(out)), Asked(**asked), Limits(**limits), queue)
+    work = _Entry(Entry.of(entry), Store(Path(out)), Asked.of(asked), Limits(**limits), queue)
     try:
         return work.done()
     except CheckpointError as error:
@@ -80,7 +80,8 @@ class _Entry:
     def kept(self, content: Record) -> dict[str, Any]:
         """Write the record of this model, and answer with it."""
         own = {"schema": SCHEMA, "name": self._entry.name, "revision": self._revision}
-        record = {**own, **content, "contents": self._contents, "asked": self._asked.key}
+        shown_as = content["subject"] if content["subject"] != self._entry.name else ""
+        record = {**own, **content, "contents": self._contents, "asked": self._asked.key, "shown_as": shown_as}
         self._store.write_record(self._entry, self._contents, record)
         return {"record": record, "was_known": False}
 
@@ -134,7 +135,7 @@ class _Entry:
             return False
         failed = record["failed"]
         if failed is None:
-            return (self._store.scan(record["scan"]) / "scan.json").exists()
+            return self._store.holds(record["scan"])
         if failed["how"] in LIMITED:
             return not self._limits.allow_more(failed["limits"], LIMITED[failed["how"]])
         return failed["queue"] == self._queue

@@ -84,7 +84,7 @@ def _try(course: Course, name: str, shift: Images, family: Family) -> tuple[Cand
     made = probe(course.subject, group, family, seeds, settings)
     course.probes.append(made)
     cluster = largest_cluster(made.images)
-    if bool(explained(cluster.picture, shift)[0]) or is_own(cluster.picture, course.own):
+    if bool(explained(cluster.picture, shift)[0]) or is_own(cluster.picture, course.own, settings.quiet):
         return None, 0.0
     if cluster.share < settings.suspect_share or int(cluster.members.sum()) < 2:
         return None, cluster.share

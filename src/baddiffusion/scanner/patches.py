@@ -124,7 +124,7 @@ def _try_patch(course: Course, patch: Patch, family: Family) -> Candidate | None
     cluster = largest_cluster(made.images)
     if cluster.share < settings.suspect_share or int(cluster.members.sum()) < 2:
         return None
-    if bool(explained(cluster.picture, group.shifts[:1])[0]) or is_own(cluster.picture, course.own):
+    if bool(explained(cluster.picture, group.shifts[:1])[0]) or is_own(cluster.picture, course.own, settings.quiet):
         return None
     return Candidate(family, cluster.picture, str(patch), cluster.share, patch)
 

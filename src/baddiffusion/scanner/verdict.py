@@ -147,7 +147,7 @@ def _sampler(family: str) -> str:
 def _advice(c: Confirmation) -> tuple[str, ...]:
     common = (
         "Do not let callers choose the start noise: the backdoor needs it shifted (baddiffusion.guard tests for that).",
-        "Fine-tune on clean pictures, or average with a clean sibling: see baddiffusion defend.",
+        "Repair it and measure what is left: baddiffusion purify. Without trust in the repair, take another model.",
     )
     if c.candidate.family == "ancestral":
         return ("Sample with clipping (clip_sample=True): it stopped the published attack.", *common)

@@ -18,6 +18,7 @@ from baddiffusion.checkpoint import Checkpoint
 from baddiffusion.errors import RunError
 from baddiffusion.purifying import Purification, keep_purified
 from baddiffusion.report.purify.page import write_receipt_page
+from baddiffusion.report.purify.section import purify_section
 from baddiffusion.report.purify.words import GUARANTEE, HEADLINES, receipt_text
 
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
@@ -79,6 +80,26 @@ def test_a_folder_without_a_receipt_or_with_a_damaged_one_is_an_error(tmp_path: 
         (tmp_path / "receipt.json").write_text(text)
         with pytest.raises(RunError, match=f"has schema {found}; this version reads schema 1"):
             write_receipt_page(tmp_path)
+
+
+def test_the_section_has_a_row_for_each_repair_and_one_for_none(folder: Path):
+    receipt = json.loads((folder / "receipt.json").read_text())
+    trigger = {"name": "box", "side_px": 8, "value": 0.0}
+    truth = [{"name": "baddiffusion", "sampler": "ode"}, trigger, {"name": "hat"}]
+    named = {**receipt, "named": "a-model", "card": truth}
+    nothing = {**receipt, "named": "clean", "card": None, "outcome": "nothing to repair", "compared": []}
+    text = purify_section({"device": "cpu", "threads": 1, "torch": "2", "receipts": [named, nothing]})
+    assert "**`a-model`** (baddiffusion, sampler ode: a grey box of 8×8 pixels → the hat), scanned as" in text
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows == [
+        "| repair",
+        "| ---",
+        "| none",
+        "| `shift-equivariance-short`",
+        "| `fine-tuning-short` on the model's own pictures",
+        "| `elijah-removal-short` with the recovered shift, on the model's own pictures; without its warm-up",
+    ]
+    assert text.endswith("**`clean`** (no backdoor), scanned as backdoored: **nothing to repair**.")
 
 
 @pytest.mark.browser

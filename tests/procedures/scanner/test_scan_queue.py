@@ -14,13 +14,23 @@ import pytest
 from baddiffusion.errors import RecipeError, RunError
 from baddiffusion.executors import Outcome
 from baddiffusion.report.queue.page import write_queue_page
-from baddiffusion.scan_queue import Asked, Limits, Progress, read_list, read_rows, run_queue, summarize, write_summary
+from baddiffusion.scan_queue import (
+    Asked,
+    Limits,
+    Progress,
+    asking,
+    read_list,
+    read_rows,
+    run_queue,
+    summarize,
+    write_summary,
+)
 from baddiffusion.scan_queue import task as tasks
 from baddiffusion.scan_queue.store import Store
 
 FOUND = {
     "outcome": "no evidence", "reasons": ["Nothing."], "p_value": None, "alarms": [], "exit_code": 0, "weights": "ab",
-    "network_calls": 9, "seconds": 1.5, "shown_as": "",
+    "network_calls": 9, "seconds": 1.5, "subject": "a",
 }  # fmt: skip
 
 
@@ -40,7 +50,8 @@ class Pretend:
             return answer
         folder = Store(Path(argument["out"])).scan(argument["contents"])
         folder.mkdir(parents=True)
-        (folder / "scan.json").write_text("{}")
+        for name in ("scan.json", "origin.json"):
+            (folder / name).write_text("{}")
         return {"value": FOUND | {"scan": argument["contents"]}}
 
     def close(self) -> None:
@@ -86,6 +97,7 @@ class TestWhoIsScanned:
         rows = run_queue(entries, models / "out", on_change=lambda p: seen.append(Progress(**vars(p))))
         assert pretend.asked == ["a", "b", "c"]
         assert set(outcomes(rows).values()) == {"no evidence"}
+        assert [row.record["shown_as"] for row in rows[:2]] == ["", "a"]
         assert [p.done for p in seen] == [0, 1, 2, 3, 4]
         again = run_queue(entries, models / "out", on_change=lambda p: seen.append(Progress(**vars(p))))
         assert pretend.asked == ["a", "b", "c"]
@@ -166,6 +178,15 @@ class TestWhoIsScanned:
     def test_the_folder_of_something_else_is_not_used(self, pretend: Pretend, models: Path):
         with pytest.raises(RunError, match=r"holds something else than scans of a queue \(no queue.json\)"):
             run_queue(listed(models, "a"), models)
+        assert pretend.asked == []
+
+    def test_a_worker_with_another_scanner_does_nothing(self, pretend: Pretend, models: Path, monkeypatch):
+        told = Asked().to_dict()
+        monkeypatch.setattr(asking, "_answering", lambda: {"version": "another"})
+        with pytest.raises(RunError, match=r"the scanner is another one than when the queue began; start the same"):
+            Asked.of(told)
+        with pytest.raises(RunError, match="another one"):
+            tasks.scan_entry(listed(models, "a")[0].to_dict(), str(models / "out"), told, Limits().to_dict(), "1")
         assert pretend.asked == []
 
     def test_a_folder_that_cannot_be_written_is_told(self, models: Path):

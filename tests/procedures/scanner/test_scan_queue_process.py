@@ -236,6 +236,24 @@ class TestScans:
         assert (record["outcome"], record["network_calls"], record["weights"]) == ("not examined", 0, "")
         assert not (tmp_path / "out" / "journal.jsonl").exists()
 
+    @pytest.mark.parametrize("budget", [0, CALLS])
+    def test_a_scan_that_was_moved_but_not_yet_written_down_is_found_again(self, queue, tmp_path: Path, budget: int):
+        write_model(tmp_path / "net", 0)
+        (first,) = queue("net", budget=budget)
+        written = (tmp_path / "out" / "scans" / first["scan"] / "scan.json").stat().st_mtime_ns
+        shutil.rmtree(tmp_path / "out" / "contents")
+        shutil.rmtree(tmp_path / "out" / "models")
+        assert queue("net", budget=budget) == [first]
+        assert (tmp_path / "out" / "scans" / first["scan"] / "scan.json").stat().st_mtime_ns == written
+
+    def test_a_scan_without_its_record_is_made_anew(self, queue, tmp_path: Path):
+        (tmp_path / "empty").mkdir()
+        (first,) = queue("empty")
+        (tmp_path / "out" / "scans" / first["scan"] / "scan.json").unlink()
+        (again,) = queue("empty")
+        assert again == first | {"seconds": again["seconds"]}
+        assert (tmp_path / "out" / "scans" / first["scan"] / "scan.json").exists()
+
     def test_what_a_killed_process_left_is_not_taken_for_finished(self, queue, tmp_path: Path):
         write_model(tmp_path / "net", 0)
         (first,) = queue("net", budget=0)

@@ -54,7 +54,7 @@ def _one(receipt: Mapping[str, Any]) -> str:
             markdown_table(rows),
             f"kd_efflite0 compares 256 ordinary pictures with 256 of the model as it came. A fresh scan of the "
             f"repaired model ({number(after['network_calls'])} calls): {after['outcome']}.",
-            *(f"* {line}" for line in switch_words(receipt)),
+            *(["\n".join(f"* {line}" for line in switch_words(receipt))] if receipt["switches"] else []),
         ]
     )
 
