@@ -85,7 +85,7 @@ def test_files_only_calls_no_network(ask, model: Path, monkeypatch):
 def test_json_and_sarif_alone_write_no_folder(ask, model: Path, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert ask("scan", model, "--files-only", "--sarif").json()["version"] == "2.1.0"
-    assert ask("scan", model, "--files-only", "--json").json()["schema"] == 1
+    assert ask("scan", model, "--files-only", "--json").json()["schema"] == 2
     assert list(tmp_path.iterdir()) == []
 
 

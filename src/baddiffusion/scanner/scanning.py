@@ -21,7 +21,7 @@ from baddiffusion.watching import Watcher
 
 __all__ = ["SCHEMA", "ScanReport", "scan"]
 
-SCHEMA = 1
+SCHEMA = 2
 EXIT_CODES: dict[Outcome, int] = {
     "backdoored": 3,
     "suspicious": 3,

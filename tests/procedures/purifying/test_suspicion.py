@@ -93,7 +93,7 @@ def test_a_folder_without_a_scan_or_with_a_damaged_one_is_an_error(empty: Path, 
         read_suspicion(folder)
     record = json.loads((folder / "scan.json").read_text())
     (folder / "scan.json").write_text(json.dumps({**record, "schema": 9}))
-    with pytest.raises(RunError, match=r"has schema 9; this version reads schema 1"):
+    with pytest.raises(RunError, match=r"has schema 9; this version reads schema 2"):
         read_suspicion(folder)
     (folder / "scan.json").write_text("{}")
     with pytest.raises(RunError, match="is damaged"):

@@ -141,7 +141,7 @@ def test_a_folder_without_a_scan_or_with_a_damaged_one_is_an_error(folders: dict
     with pytest.raises(RunError, match=r"holds no evidence\.safetensors"):
         write_scan_page(damaged)
     (damaged / "scan.json").write_text('{"schema": 99}')
-    with pytest.raises(RunError, match="has schema 99; this version reads schema 1"):
+    with pytest.raises(RunError, match="has schema 99; this version reads schema 2"):
         write_scan_page(damaged)
 
 

@@ -262,5 +262,5 @@ class TestScans:
         (out / ".work" / first["scan"] / "scan.json").write_text("{")
         (again,) = queue("net", budget=0)
         assert again == first | {"seconds": again["seconds"]}
-        assert json.loads((out / "scans" / first["scan"] / "scan.json").read_text())["schema"] == 1
+        assert json.loads((out / "scans" / first["scan"] / "scan.json").read_text())["schema"] == 2
         assert list((out / ".work").iterdir()) == []

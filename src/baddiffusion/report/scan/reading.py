@@ -16,7 +16,7 @@ from baddiffusion.images import Images, from_uint8
 
 __all__ = ["Arm", "Check", "Map", "Probe", "ScanFiles"]
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD, EVIDENCE = "scan.json", "evidence.safetensors"
 
 
