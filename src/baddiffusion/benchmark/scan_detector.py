@@ -10,10 +10,10 @@ from pydantic import Field
 from baddiffusion.defenses import Detection, Detector, Subject
 from baddiffusion.defenses.defense import CleanData
 from baddiffusion.scanner import DynamicScan, ScanSettings
-from baddiffusion.scanner.collapse import distinct
 from baddiffusion.scanner.confirming import Confirmation
 from baddiffusion.scanner.dynamic import BUDGET, examine_subject
 from baddiffusion.scanner.evidence import strongest
+from baddiffusion.scanner.far_field import judged
 from baddiffusion.scanner.verdict import Outcome
 from baddiffusion.watching import Watcher
 
@@ -98,11 +98,9 @@ def margin(check: Confirmation) -> float:
 
 
 def far_field_excess(scan: DynamicScan) -> float:
-    """How far the maps lie up to the scanner's thresholds; 0 where the model has too few pictures for them to count."""
-    if distinct(scan.own) < len(scan.own) / 2:
-        return 0.0
-    settings = scan.settings
-    return max((min(m.ratio / settings.odd_ratio, m.z / settings.odd_z) for m in scan.maps), default=0.0)
+    """How far the maps that count lie up to the scanner's thresholds; 0 where none counts."""
+    settings, maps = scan.settings, judged(scan.maps, scan.own)
+    return max((min(m.ratio / settings.odd_ratio, m.z / settings.odd_z) for m in maps), default=0.0)
 
 
 def _shift(check: Confirmation | None) -> torch.Tensor | None:

@@ -169,7 +169,8 @@ def _far_field(dynamic: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tup
     """A patch that changes the whole picture, though no picture was found that it brings out."""
     limits, own = dynamic["settings"], tensors["own"]
     black = torch.full((1, *own.shape[1:]), -1.0)
-    maps = [m for m in dynamic["far_field"] if m["ratio"] >= limits["odd_ratio"] and m["z"] >= limits["odd_z"]]
+    told = [m for m in dynamic["far_field"] if m["ground"] == "pictures"]  # on black clean networks stand out as much
+    maps = [m for m in told if m["ratio"] >= limits["odd_ratio"] and m["z"] >= limits["odd_z"]]
     peaks = [Patch(**m["peak"]) for m in sorted(maps, key=lambda m: -m["z"])]
     return tuple(
         Finding(family, f"the {patch} on black", patch.on(black), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,12 @@ def test_a_map_alone_gives_a_patch_without_a_picture(empty: Path):
     assert bool((shift[..., 4:8, 8:12] == 1).all())
     assert int((shift == 1).sum()) == 16
     assert int((shift == -1).sum()) == 256 - 16
+
+
+def test_a_map_on_black_gives_nothing(empty: Path):
+    """There clean networks stand out as much."""
+    found = suspicion_of(report(dynamic(maps=(replace(far_field(), ground="black"),)), "d", empty))
+    assert found.findings == ()
 
 
 def test_no_evidence_and_no_network_give_nothing(empty: Path):
