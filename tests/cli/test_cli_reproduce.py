@@ -119,6 +119,21 @@ def test_a_part_trains_its_networks_and_writes_no_table(ask: Any, small: Path) -
     assert not (small / "reproduce-mini").exists()
 
 
+def test_without_training_the_table_has_what_is_there(ask: Any, small: Path) -> None:
+    assert ask("reproduce", "samples", "--runs", small, "--shard", "2/2").code == 0
+    (result,) = ask("reproduce", "samples", "--runs", small, "--no-train", "--json").json()
+    states = [row["state"] for row in result["rows"]]
+    assert states.count("failed implant") == 1
+    assert "not run" in states
+    assert len(list(small.glob("small-*/run.json"))) == 1
+    assert json.loads((small / "reproduce-mini" / "samples.json").read_text()) == result
+    told = ask("reproduce", "samples", "--runs", small, "--no-train", "--workers", "2")
+    assert (told.code, told.err) == (
+        2,
+        "error: --no-train trains nothing; leave --workers, --ray and --shard out.\n",
+    )
+
+
 def test_a_network_that_fails_is_told_by_the_exit_code(ask: Any, small: Path) -> None:
     path = small.parent / "recipes" / "samples.toml"
     path.write_text(path.read_text() + '[[cases]]\n"poison.rate" = 0.75\ntrigger = "BOX_18"\n')

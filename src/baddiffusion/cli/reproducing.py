@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -36,6 +37,7 @@ def reproduce(
     workers: int | None = None,
     ray: str | None = None,
     shard: str = "1/1",
+    no_train: Switch = False,
     dry_run: Switch = False,
     json: Json = False,
 ) -> None:
@@ -55,6 +57,7 @@ def reproduce(
         workers: Networks that are trained at once, each in a process of its own; left out, one after another.
         ray: Train on Ray: local starts a cluster on this machine, auto or host:port joins one.
         shard: i/n, train only the i-th of n parts, as in a job array; once without it then makes the tables.
+        no_train: Train nothing: measure what is trained already, and make the tables; the rest stands there as not run.
         dry_run: Say what it would cost, and stop.
         json: Write the tables as JSON.
     """
@@ -69,7 +72,9 @@ def reproduce(
     if dry_run:
         _tell_cost(works, json)
         return
-    _carry_out(works, _executor(workers, ray), _part(shard), json)
+    if no_train and (workers is not None or ray is not None or shard != "1/1"):
+        raise RecipeError("--no-train trains nothing; leave --workers, --ray and --shard out.")
+    _carry_out(works, None if no_train else _Training(_executor(workers, ray), _part(shard)), json)
 
 
 def _from_environment() -> Path | None:
@@ -160,22 +165,37 @@ def _seconds(work: Reproduction, cost: Cost) -> float | None:
     return round((cost.train_images * BACKWARD_FACTOR + cost.network_calls) / rate, 1)
 
 
-def _carry_out(works: Sequence[Reproduction], executor: Executor | None, part: tuple[int, int], json: bool) -> None:
-    from baddiffusion.executors import shard
+@dataclass
+class _Training:
+    """What trains the networks, which of them, and which failed."""
+
+    executor: Executor | None
+    part: tuple[int, int]
+    failed: list[str] = field(default_factory=list)
+
+    def train(self, work: Reproduction) -> dict[str, str]:
+        """Train what is missing; return the status of every cell."""
+        from baddiffusion.executors import shard
+        from baddiffusion.reproduction import train_cells
+
+        ours = [cell.key for sweep in work.sweeps for cell in shard(sweep.cells, *self.part)]
+        with watching_cells(ours) as board:
+            statuses = train_cells(work, self.executor, board.show, self.part)
+        self.failed += [key for key in ours if statuses[key] in ("failed", "lost") and key not in self.failed]
+        return statuses
+
+
+def _carry_out(works: Sequence[Reproduction], training: _Training | None, json: bool) -> None:
     from baddiffusion.report.reproduction.section import reproduction_rows
-    from baddiffusion.reproduction import tabulate, train_cells
+    from baddiffusion.reproduction import tabulate
 
     for work in works:  # every mistake before the first network is trained
         _ = work.sweeps
     results: list[dict[str, Any]] = []
-    failed: list[str] = []
     for work in works:
         note(f"{work.experiment.name}: {', '.join(work.experiment.paper)}")
-        ours = [cell.key for sweep in work.sweeps for cell in shard(sweep.cells, *part)]
-        with watching_cells(ours) as board:
-            statuses = train_cells(work, executor, board.show, part)
-        failed += [key for key in ours if statuses[key] in ("failed", "lost") and key not in failed]
-        if part[1] > 1:
+        statuses = training.train(work) if training is not None else None
+        if training is not None and training.part[1] > 1:
             continue
         with watching() as watcher:
             result = tabulate(work, watcher, statuses)
@@ -187,6 +207,7 @@ def _carry_out(works: Sequence[Reproduction], executor: Executor | None, part: t
             say("".join(f"\n{sentence}" for sentence in said) + "\n")
     if json:
         say_json(results)
+    failed = training.failed if training is not None else []
     if failed:
         raise RunError(
             f"{len(failed)} networks failed, the first is {failed[0]}; the folders failures/ of the sweeps have the "
