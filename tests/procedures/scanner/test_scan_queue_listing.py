@@ -175,7 +175,7 @@ class TestAsking:
             ("much", read_size, "--memory is 'much'; give an amount of memory such as 8g."),
             ("100m", read_size, "--memory is '100m'; the program itself takes about half"),
         ],
-        ids=str,
+        ids=["no unit", "nothing", "no number", "too little"],
     )
     def test_a_limit_that_is_none_is_told(self, text, read, said):
         with pytest.raises(RecipeError) as caught:
