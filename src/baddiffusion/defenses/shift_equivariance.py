@@ -80,6 +80,9 @@ class ShiftEquivariance(Repair):
     Example:
         >>> ShiftEquivariance(steps=10).label
         'shift-equivariance-short'
+
+    Source: this project; the shifts are those of Chou, Chen, Ho, arXiv 2212.05400; after the removal of An et al.,
+        arXiv 2312.00050, from which it differs as said above.
     """
 
     budget: ClassVar[tuple[str, ...]] = ("steps", "batch", "pictures")

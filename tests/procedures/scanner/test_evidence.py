@@ -55,7 +55,7 @@ def test_the_record_keeps_to_the_published_schema(report: ScanReport) -> None:
         (("verdict", "reasons"), [], "$.verdict.reasons: 0 items are too few"),
         (("dynamic", "budget"), "5m", "$.dynamic.budget: '5m' is no integer"),
         (("guilt",), 1, "$: guilt is not in the schema"),
-        (("schema",), 2, "$.schema: 2 is not 1"),
+        (("schema",), 3, "$.schema: 3 is not 2"),
     ],
     ids=str,
 )
