@@ -22,4 +22,4 @@ class NoRepair(Repair):
 
     def mend(self, subject: Subject, data: CleanData | None, seed: int, watcher: Watcher) -> Repaired:
         """The same weights."""
-        return Repaired(self.label, self.to_dict(), subject.sealed_again(), subject.spent, seed)
+        return self.repaired(subject, seed)

@@ -106,18 +106,14 @@ class AnpPruning(Repair):
                 watcher.advance(step + 1, f"loss {pair[0]:.4f}, perturbed {pair[1]:.4f}")
         pruned = mask.detach() < self.threshold
         channels.prune(pruned)
-        return Repaired(
-            method=self.label,
-            settings=self.to_dict(),
-            model=subject.sealed_again(),
-            spent=subject.spent,
-            seed=seed,
+        return self.repaired(
+            subject,
+            seed,
             curves={
                 "loss": tuple(losses[0]),
                 "loss-perturbed": tuple(losses[1]),
                 "mask-sorted": tuple(mask.detach().sort().values.tolist()),
             },
-            changed=subject.changes(),
             notes=_notes(channels, pruned, self.threshold),
         )
 

@@ -95,13 +95,9 @@ class Averaging(Repair):
             for done, (weight, other) in enumerate(pairs, start=1):
                 weight.lerp_(other, self.share)
                 watcher.advance(done)
-        return Repaired(
-            method=self.label,
-            settings=self.to_dict(),
-            model=subject.sealed_again(),
-            spent=subject.spent,
-            seed=seed,
-            changed=subject.changes(),
+        return self.repaired(
+            subject,
+            seed,
             notes=("the sibling is taken at its word: whatever it has learned, a backdoor included, comes with it",),
         )
 

@@ -243,6 +243,33 @@ class Repair(Method):
         """
         raise RecipeError(f"{type(self).__name__} does not repair anything; define mend(...).")
 
+    def repaired(
+        self,
+        subject: Subject,
+        seed: int,
+        *,
+        curves: Mapping[str, tuple[float, ...]] | None = None,
+        notes: tuple[str, ...] = (),
+    ) -> Repaired:
+        """The subject as it is now, with what was asked, spent and changed.
+
+        Args:
+            subject: whose network was repaired in place.
+            seed: that decided everything random.
+            curves: what was watched on the way.
+            notes: what a reader of the numbers must know.
+        """
+        return Repaired(
+            method=self.label,
+            settings=self.to_dict(),
+            model=subject.sealed_again(),
+            spent=subject.spent,
+            seed=seed,
+            curves=curves or {},
+            changed=subject.changes(),
+            notes=notes,
+        )
+
 
 DETECTORS: Registry[Detector] = Registry("detector")
 REPAIRS: Registry[Repair] = Registry("repair")

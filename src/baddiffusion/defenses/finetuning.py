@@ -73,12 +73,8 @@ class FineTuning(Repair):
             title="fine-tune on clean pictures",
             warmup=self.warmup,
         )
-        return Repaired(
-            method=self.label,
-            settings=self.to_dict(),
-            model=subject.sealed_again(),
-            spent=subject.spent,
-            seed=seed,
+        return self.repaired(
+            subject,
+            seed,
             curves={"loss": losses},
-            changed=subject.changes(),
         )

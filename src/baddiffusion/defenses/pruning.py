@@ -90,14 +90,10 @@ class Pruning(Repair):
         with _kept_silent(subject.network, channels, pruned):
             losses = tune(subject, loss, self.steps, self.learning_rate, watcher, title="fine-tune what is left")
         count, layers = int(pruned.sum()), channels.by_layer(pruned)
-        return Repaired(
-            method=self.label,
-            settings=self.to_dict(),
-            model=subject.sealed_again(),
-            spent=subject.spent,
-            seed=seed,
+        return self.repaired(
+            subject,
+            seed,
             curves={"usage-sorted": tuple(usage.sort().values.tolist()), "loss": losses},
-            changed=subject.changes(),
             notes=(f"{count} of {len(channels)} channels pruned, in {len(layers)} of {len(channels.sizes)} layers",),
         )
 

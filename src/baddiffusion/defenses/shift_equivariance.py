@@ -167,14 +167,10 @@ class ShiftEquivariance(Repair):
             max_grad_norm=self.max_grad_norm,
         )
         subject.count(frozen.spent.network_calls)
-        return Repaired(
-            method=self.label,
-            settings=self.to_dict(),
-            model=subject.sealed_again(),
-            spent=subject.spent,
-            seed=seed,
+        return self.repaired(
+            subject,
+            seed,
             curves={"loss": total, **{name: tuple(values) for name, values in parts.items()}},
-            changed=subject.changes(),
             notes=(self._told(len(own)),),
         )
 
