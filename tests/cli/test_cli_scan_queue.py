@@ -78,6 +78,25 @@ def test_the_same_command_again_scans_nothing_but_what_died(ask, pretend: Preten
     assert first == again
 
 
+def test_an_interrupted_queue_says_so_once_and_goes_on(ask, pretend: Pretend, models: Path, monkeypatch):
+    command = ("scan", "--from", models / "models.txt", "--out", models / "out", "--json")
+    whole = pretend.ask
+
+    def stopped(call, argument, seconds, memory):
+        if argument["subject"] == "bad":
+            raise KeyboardInterrupt
+        return whole(call, argument, seconds, memory)
+
+    monkeypatch.setattr(pretend, "ask", stopped)
+    told = ask(*command)
+    assert told.code == 130
+    assert told.err.endswith("\ninterrupted. What is finished is kept; the same command goes on from there.\n")
+    assert told.err.count("goes on from there") == 1
+    monkeypatch.setattr(pretend, "ask", whole)
+    ask(*command)
+    assert [entry["subject"] for entry in pretend.asked] == ["good", "bad", "odd"]
+
+
 def test_the_list_may_come_from_a_pipe_or_be_a_folder(ask, pretend: Pretend, models: Path, monkeypatch):
     monkeypatch.chdir(models)
     monkeypatch.setattr("sys.stdin", io.StringIO("good\n"))

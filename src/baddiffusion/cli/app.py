@@ -13,7 +13,7 @@ from baddiffusion import __version__
 from baddiffusion.cli.printing import note
 from baddiffusion.errors import BadDiffusionError
 
-__all__ = ["EXPERIMENT", "LOOK", "MEASURE", "OTHER", "Json", "Switch", "app", "call"]
+__all__ = ["EXPERIMENT", "KEPT", "LOOK", "MEASURE", "OTHER", "Json", "Switch", "app", "call"]
 
 EXPERIMENT = Group("Experiments", sort_key=1)
 MEASURE = Group("Pictures and numbers", sort_key=2)
@@ -21,6 +21,9 @@ LOOK = Group("Looking things up", sort_key=3)
 OTHER = Group("Further", sort_key=4)
 
 RESUMABLE = frozenset(("bench", "demo", "evaluate", "matrix", "reproduce", "run", "sample", "sweep", "train", "zoo"))
+
+KEPT = "What is finished is kept; the same command goes on from there."
+"""What a resumable verb says when it is interrupted; one that only sometimes is raises ``KeyboardInterrupt(KEPT)``."""
 
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 """A flag that is off unless it is given."""
@@ -65,9 +68,9 @@ def call(tokens: Sequence[str]) -> int:
     except BadDiffusionError as error:
         note(f"error: {_one_line(error)}")
         return 2
-    except KeyboardInterrupt:
-        resume = " What is finished is kept; the same command goes on from there."
-        note("interrupted." + (resume if _verb(tokens).strip() in RESUMABLE else ""))
+    except KeyboardInterrupt as error:
+        goes_on = _verb(tokens).strip() in RESUMABLE or KEPT in error.args
+        note(f"interrupted. {KEPT}" if goes_on else "interrupted.")
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
-from baddiffusion.cli.printing import count, duration, note, say, say_json, table
+from baddiffusion.cli.app import KEPT
+from baddiffusion.cli.printing import count, duration, say, say_json, table
 from baddiffusion.cli.progress import watching
 from baddiffusion.cli.sweeping import executor_of, part_named
 from baddiffusion.errors import BadDiffusionError, RecipeError, RunError
@@ -104,10 +105,10 @@ def scan_many(order: Order) -> int:
         try:
             rows = run_queue(entries, out, asked, limits, executor, show, part)
         except (KeyboardInterrupt, RunError) as error:
-            if isinstance(error, KeyboardInterrupt):
-                note("What is finished is kept; the same command goes on from there.")
             if (out / "queue.json").exists():
                 _summarize(read_rows(entries, out), asked, limits, many.prevalence, out)
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(KEPT) from None
             raise
     summary = _summarize(rows, asked, limits, many.prevalence, out)
     say_json(summary) if order.json else say(_told(summary, out))

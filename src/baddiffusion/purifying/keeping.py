@@ -46,6 +46,11 @@ def staged(folder: Path, model: Path) -> Generator[Path, None, None]:
         raise CheckpointError(f"{folder} exists; nothing is overwritten. Choose another folder, or delete that one.")
     temporary = folder.with_name(f".{folder.name}.purified-{os.getpid()}")
     try:
+        temporary.mkdir(parents=True)  # found out before the work
+        temporary.rmdir()
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written ({error.strerror}); choose another folder.") from None
+    try:
         yield temporary
         if temporary.exists():
             _take(temporary, folder)

@@ -316,6 +316,15 @@ def test_nothing_is_left_of_what_went_wrong(model: Path, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_found_before_the_work(model: Path, tmp_path: Path):
+    def works() -> None:
+        raise AssertionError("the work was begun")
+
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"out cannot be written \(.*\); choose another folder\."):
+        fill(tmp_path / "file" / "out", model, works)
+
+
 def test_nothing_is_overwritten_and_the_model_is_left_alone(model: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     with pytest.raises(CheckpointError, match="exists; nothing is overwritten"):
