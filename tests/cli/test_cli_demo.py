@@ -81,7 +81,7 @@ def test_purify_repairs_the_model_on_what_the_scan_found(ask, run: Path, monkeyp
     asked = []
     monkeypatch.setattr(purifying, "purify", lambda checkpoint, **options: asked.append((checkpoint, options)) or 3)
     told = ask("demo", "--runs", run.parent, "--purify")
-    assert told.code == 3
+    assert told.code == 0  # a demo that ends with "still suspicious" has done its work, and make goes on
     folder = run / "repaired"
     options = {"output": folder, "scan": run / "scan", "true_trigger": True}
     assert asked == [(str(run / "checkpoint"), options)]

@@ -27,7 +27,7 @@ def demo(
     runs: Runs = Path("runs"),
     dry_run: Switch = False,
     json: Json = False,
-) -> int:
+) -> None:
     """Implant a backdoor into the packaged model, watch it work, and find it again.
 
     10 to 15 minutes on two cores, offline; it ends with a page of pictures and numbers. They are what was measured,
@@ -37,7 +37,8 @@ def demo(
 
     Args:
         full: All 1000 sampling steps and 128 noises, in place of 250 and 32.
-        purify: Repair the model afterwards, on what the scan found, and measure it again: some minutes more.
+        purify: Repair the model afterwards, on what the scan found, and measure it again: some minutes more. However it
+            ends, the demo has done what it is for: the receipt says how.
         runs: Folder for the run's own folder.
         dry_run: Say what it would cost on this machine, and stop.
         json: Write the results as JSON.
@@ -46,7 +47,7 @@ def demo(
         raise RecipeError("--purify leaves a receipt of its own; take --json without it, then `baddiffusion purify`.")
     finished = carry_out(load("demo", FULL if full else ()), runs, "evaluate", dry_run, json)
     if finished is None:
-        return 0
+        return
     from baddiffusion.report.scan.words import headline
 
     scan = _scanned(finished.path)
@@ -55,10 +56,11 @@ def demo(
     if not json:
         say(f"\nThe scan, which saw the weights alone: {headline(scan.record)}")
         say(f"page  {page}")
-    return _repaired(finished.path) if purify else 0
+    if purify:
+        _repair(finished.path)
 
 
-def _repaired(run: Path) -> int:
+def _repair(run: Path) -> None:
     """Repair the run's model into its ``repaired/``, unless that is done."""
     from baddiffusion.cli.purifying import purify
     from baddiffusion.report.run.scanned import SCAN
@@ -67,8 +69,8 @@ def _repaired(run: Path) -> int:
     say()
     if folder.exists():
         say(f"The repaired model is there already.\npage  {folder / 'receipt.html'}")
-        return 0
-    return purify(str(run / "checkpoint"), output=folder, scan=run / SCAN, true_trigger=True)
+        return
+    purify(str(run / "checkpoint"), output=folder, scan=run / SCAN, true_trigger=True)
 
 
 def _scanned(run: Path) -> ScanFiles:
