@@ -21,7 +21,7 @@ demo-purify: $(VENV)/base.stamp
 	$(VENV)/bin/baddiffusion demo --purify $(if $(filter full,$(DEMO)),--full)
 
 test: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 test-fid:
 	environment=$$($(PYTHON) tests/fid/environment.py) && \

@@ -18,6 +18,7 @@ from baddiffusion.attacks import ATTACKS, Attack
 from baddiffusion.backdoors import Backdoor, listed_backdoors, total_rate
 from baddiffusion.data import SOURCES, DataSource
 from baddiffusion.errors import RecipeError, nearest
+from baddiffusion.evading import DECOYS, DecoyDesign
 from baddiffusion.metrics import KD_LEAST
 from baddiffusion.origin import ModelSettings
 from baddiffusion.registry import Component
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 AS_TABLE = PlainSerializer(lambda component: component.to_dict())
+AS_TABLE_OR_NONE = PlainSerializer(lambda component: None if component is None else component.to_dict())
 Rate = Annotated[float, Field(ge=0, le=1, json_schema_extra={"hint": "Write 0.10 for ten percent."})]
 
 
@@ -101,6 +103,10 @@ class EvaluationSettings(Settings):
         return self
 
 
+def _read_decoys(value: object) -> DecoyDesign | None:
+    return None if value is None else DECOYS.parse(value)
+
+
 def _read_attack(value: object) -> Attack | tuple[Backdoor, ...]:
     return value if isinstance(value, tuple) else ATTACKS.parse(value)
 
@@ -115,6 +121,9 @@ class Recipe(Settings):
     One backdoor is ``[attack]``, ``[trigger]``, ``[target]`` and ``[poison]``. Several are ``[[attack]]``, once each,
     with trigger, target and rate inside; ``trigger`` and ``target`` of the recipe are then those of the first, and
     ``poison.rate`` is that of all together.
+
+    ``[decoys]`` is for an attacker who evades: what he trains beside his backdoor, see `DecoyDesign`. Without a
+    backdoor they are left out, so that the control at rate 0 is an ordinary clean model.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -127,6 +136,7 @@ class Recipe(Settings):
     trigger: Annotated[TriggerDesign, BeforeValidator(TRIGGERS.parse), AS_TABLE] = TRIGGERS.parse("box")
     target: Annotated[TargetDesign, BeforeValidator(TARGETS.parse), AS_TABLE] = TARGETS.parse("hat")
     poison: PoisonSettings = PoisonSettings()
+    decoys: Annotated[DecoyDesign | None, BeforeValidator(_read_decoys), AS_TABLE_OR_NONE] = None
     training: TrainingSettings = TrainingSettings()
     sampling: SamplePlan = SamplePlan()
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -147,6 +157,16 @@ class Recipe(Settings):
         attack = first.attack if len(backdoors) == 1 else backdoors
         parts = {"attack": attack, "trigger": first.trigger, "target": first.target, "poison": {"rate": rate}}
         return {**values, **parts}
+
+    @model_validator(mode="after")
+    def _images_suffice(self) -> Recipe:
+        rates = [backdoor.rate for backdoor in self.backdoors]
+        if rates and self.decoys is not None and total_rate([*rates, self.decoys.rate]) > 1:
+            raise RecipeError(
+                f"decoys.rate is {self.decoys.rate} beside a poison rate of {total_rate(rates)}; an image is poisoned, "
+                f"a decoy or neither, so they must add up to at most 1. Lower one of them."
+            )
+        return self
 
     @classmethod
     def load(cls, source: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -201,14 +221,13 @@ def packaged_recipes() -> dict[str, Path]:
 
 
 def _locate(source: str | Path) -> Path:
-    path = Path(source)
-    if path.exists():
-        if path.is_dir():
-            raise RecipeError(f"{path} is a folder; give a recipe file (.toml) or the name of a packaged recipe.")
+    path, packaged = Path(source), packaged_recipes()
+    if path.exists() and not path.is_dir():
         return path
-    packaged = packaged_recipes()
     if str(source) in packaged:
         return packaged[str(source)]
+    if path.is_dir():
+        raise RecipeError(f"{path} is a folder; give a recipe file (.toml) or the name of a packaged recipe.")
     raise RecipeError(
         f"recipe {str(source)!r} is neither a file nor a packaged recipe. {nearest(str(source), packaged)}"
         f"Packaged: {', '.join(packaged)}."

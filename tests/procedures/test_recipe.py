@@ -243,6 +243,15 @@ def test_paths_that_are_no_recipe_are_told(tmp_path: Path) -> None:
     assert refused(tmp_path) == f"{tmp_path} is a folder; give a recipe file (.toml) or the name of a packaged recipe."
 
 
+def test_a_folder_does_not_hide_the_packaged_recipe_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert Recipe.load("demo").digest == Recipe.load(packaged_recipes()["demo"]).digest
+    (tmp_path / "demo").rmdir()
+    (tmp_path / "demo").write_text("name = 'mine'")
+    assert refused("demo") == "data is missing. (demo)"
+
+
 def test_a_file_that_cannot_be_read_is_told(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(self: Path, *_: object) -> str:
         raise PermissionError(13, "Permission denied")
