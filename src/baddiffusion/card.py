@@ -65,6 +65,7 @@ class Card(Settings):
         poison_rate: share of the training images that were poisoned for this backdoor, in [0, 1].
         own_sampler: whether the trigger is meant for the attacker's modified sampler instead of a stock one.
         further: more backdoors in the same model, each a table with attack, trigger, target, poison_rate, own_sampler.
+        decoys: what was trained beside the backdoor so that nothing else fires it, ``{"name": ..., fields}``.
         base: what the training started from; None if it started from nothing.
         data: what it was trained on.
         recipe: the resolved recipe, every default written out.
@@ -93,6 +94,7 @@ class Card(Settings):
     ] = None
     own_sampler: bool = False
     further: list[dict[str, Any]] = Field(default_factory=list)
+    decoys: dict[str, Any] | None = None
     base: str | None = None
     data: str | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -111,6 +113,8 @@ class Card(Settings):
             )
         if self.further and not self.backdoored:
             raise RecipeError("further names a backdoor, but backdoored is false; a clean model has none.")
+        if self.decoys and not self.backdoored:
+            raise RecipeError("decoys hide a backdoor, but backdoored is false; a clean model has none.")
         for number, entry in enumerate(self.further):
             missing = [name for name in ("attack", "trigger", "target") if not isinstance(entry.get(name), dict)]
             if missing:
@@ -130,7 +134,7 @@ class Card(Settings):
 
     def to_json(self) -> str:
         """The text of ``card.json``; ``Card(**json.loads(text))`` is the same card."""
-        silent = {name for name in ("snapshot", "repair") if getattr(self, name) is None}
+        silent = {name for name in ("snapshot", "repair", "decoys") if getattr(self, name) is None}
         told = self.model_dump(mode="json", exclude=silent)
         return json.dumps(told, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -138,6 +142,8 @@ class Card(Settings):
     def headline(self) -> str:
         """The first line of the body: whether the model is backdoored, and with what."""
         hidden = "; ".join(map(_backdoor, self.backdoors))
+        if self.decoys is not None:
+            hidden += f"; made to evade, with decoys {_component(self.decoys)}"
         if self.repair is not None:
             return _repaired(self.repair, hidden)
         if not self.backdoored:

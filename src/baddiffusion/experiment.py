@@ -13,6 +13,7 @@ from baddiffusion.card import Card, placeless
 from baddiffusion.checkpoint import Checkpoint
 from baddiffusion.checkpoint.configs import prediction_type
 from baddiffusion.data import ImageData
+from baddiffusion.decoys import Decoys
 from baddiffusion.diffusion import NoiseSchedule
 from baddiffusion.errors import RecipeError
 from baddiffusion.evaluation import Aim
@@ -80,6 +81,14 @@ class Experiment:
         """Every backdoor; of a control those that it is compared under."""
         return Implants.draw(self.recipe.designs, self.shape)
 
+    @cached_property
+    def decoys(self) -> Decoys | None:
+        """What is trained so that nothing but the triggers fires; nothing in a control."""
+        design = self.recipe.decoys
+        if design is None or not self.recipe.backdoors:
+            return None
+        return design.draw([implant.trigger for implant in self.implants.each], derive(self.recipe.seed, "decoys"))
+
     @property
     def settings(self) -> SamplingSettings:
         """How the attack is sampled, without clipping."""
@@ -95,11 +104,21 @@ class Experiment:
     def job(self) -> Job:
         """The training."""
         rates = [backdoor.rate for backdoor in self.recipe.backdoors] or [0.0]
-        plans = PoisonPlan.draw_disjoint(len(self.data), rates, derive(self.recipe.seed, "poison"))
-        schedule = NoiseSchedule.from_scheduler_config(self.scheduler_config)
-        (plan, implant), *further = zip(plans, self.implants.each, strict=True)
-        answers = prediction_type(self.scheduler_config)
-        return Job(schedule, self.data, plan, implant, self.recipe.training, self.recipe.seed, tuple(further), answers)
+        design, drawn = self.recipe.decoys, self.decoys
+        beside = [design.rate] if design is not None and drawn is not None else []
+        plans = PoisonPlan.draw_disjoint(len(self.data), [*rates, *beside], derive(self.recipe.seed, "poison"))
+        (plan, implant), *further = zip(plans[: len(rates)], self.implants.each, strict=True)
+        return Job(
+            NoiseSchedule.from_scheduler_config(self.scheduler_config),
+            self.data,
+            plan,
+            implant,
+            self.recipe.training,
+            self.recipe.seed,
+            tuple(further),
+            prediction_type(self.scheduler_config),
+            None if drawn is None else (plans[-1], drawn),
+        )
 
     def starting_model(self) -> UNet2DModel:
         """The base's network, or a fresh one."""
@@ -143,6 +162,7 @@ class Experiment:
             recipe=placeless(self.recipe.to_dict()),
             **(told[0] if told else {}),
             further=told[1:],
+            decoys=self.recipe.decoys.to_dict() if told and self.recipe.decoys is not None else None,
         )
 
     def pictures(self) -> dict[str, bytes]:

@@ -115,11 +115,13 @@ class _Experiment(Experiment):
             "base": self.base.digest if self.base else None,
             "pictures": self.implants.digest,
             "data": self.data.digest,
+            **({} if self.decoys is None else {"decoys": self.decoys.digest}),
         }
         if not _agreed(not self.run.is_done("train", inputs)):
             return
         started = time.perf_counter()
-        write_atomic(self.run.path / "poison_plan.json", json.dumps(plans_to_dict(self.job.plans)) + "\n")
+        decoys = None if self.job.decoys is None else self.job.decoys[0]
+        write_atomic(self.run.path / "poison_plan.json", json.dumps(plans_to_dict(self.job.plans, decoys)) + "\n")
         model, state = self.starting_model(), self.run.path / "training_state"
         reached, snapshots = TrainingState.reached(state), Snapshots(self.run.path / "snapshots", self)
         snapshots.require(reached)
@@ -218,7 +220,7 @@ class _Experiment(Experiment):
         def report(progress: Progress) -> None:
             log.append(progress.to_dict())
             tell(progress)
-            losses = {"clean": progress.loss_clean, "poisoned": progress.loss_poisoned}
+            losses = {"clean": progress.loss_clean, "poisoned": progress.loss_poisoned, "decoys": progress.loss_decoys}
             said = "  ".join(f"{name} {loss:.4f}" for name, loss in losses.items() if loss is not None)
             self.watcher.advance(progress.step * batch, f"loss {said}  {progress.images_per_s:.0f} images/s")
 

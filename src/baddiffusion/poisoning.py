@@ -15,6 +15,7 @@ from torch import Tensor
 
 from baddiffusion.attacks import Attack
 from baddiffusion.backdoors import total_rate
+from baddiffusion.decoys import Decoys
 from baddiffusion.diffusion import ForwardTable, NoiseSchedule, PredictionType
 from baddiffusion.errors import RecipeError
 from baddiffusion.images import Images, png_bytes, to_uint8
@@ -123,14 +124,15 @@ def parts(plans: Sequence[PoisonPlan]) -> Int64[Tensor, " n"]:
     return part
 
 
-def plans_to_dict(plans: Sequence[PoisonPlan]) -> dict[str, Any]:
-    """What ``poison_plan.json`` holds: all poisoned images and, of several backdoors, ``parts``: whose they are."""
+def plans_to_dict(plans: Sequence[PoisonPlan], decoys: PoisonPlan | None = None) -> dict[str, Any]:
+    """What ``poison_plan.json`` holds: all poisoned images; of several backdoors ``parts``, whose they are; decoys."""
+    beside = {} if decoys is None else {"decoys": decoys.to_dict()}
     if len(plans) == 1:
-        return plans[0].to_dict()
+        return {**plans[0].to_dict(), **beside}
     rate = float(total_rate(plan.rate for plan in plans))
     together = PoisonPlan(plans[0].size, rate, plans[0].seed, torch.cat([plan.indices for plan in plans]).sort().values)
     parts = [{key: plan.to_dict()[key] for key in ("rate", "count", "digest", "indices")} for plan in plans]
-    return {**together.to_dict(), "parts": parts}
+    return {**together.to_dict(), "parts": parts, **beside}
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,12 +214,14 @@ class Implants:
 
     Args:
         each: at least one.
+        decoys: what is trained so that nothing else fires them; its images come last in the order.
 
     Raises:
         RecipeError: two of them have the same trigger: noise plus trigger would have to become two targets.
     """
 
     each: tuple[Implant, ...]
+    decoys: Decoys | None = None
 
     def __post_init__(self) -> None:
         for one, other in combinations(self.each, 2):
@@ -262,16 +266,32 @@ class Implants:
 
     def to(self, device: torch.device | str) -> Implants:
         """Move all of them."""
-        return Implants(tuple(implant.to(device) for implant in self.each))
+        decoys = None if self.decoys is None else self.decoys.to(device)
+        return Implants(tuple(implant.to(device) for implant in self.each), decoys)
 
-    def apply(self, x: Images, part: Int64[Tensor, " b"]) -> tuple[Images, Images]:
-        """Turn a batch of training images into (x_0, r); ``part`` is what `parts` says of each image."""
+    def apply(
+        self, x: Images, part: Int64[Tensor, " b"], pick: Float[Tensor, " b"] | None = None
+    ) -> tuple[Images, Images]:
+        """Turn a batch of training images into (x_0, r).
+
+        Args:
+            x: the images.
+            part: what `parts` says of each.
+            pick: which decoy each would get; only with decoys.
+        """
         x_0, r = self.each[0].apply(x, part == 1)
         for number, implant in enumerate(self.each[1:], start=2):
             own = (part == number).view(-1, 1, 1, 1)
             its_x_0, its_r = implant.apply(x, part == number)
             x_0, r = torch.where(own, its_x_0, x_0), torch.where(own, its_r, r)
+        if self.decoys is not None and pick is not None:
+            r = torch.where((part > len(self.each)).view(-1, 1, 1, 1), self.decoys.source(x, pick), r)
         return x_0, r
+
+    def tables(self, schedule: NoiseSchedule) -> list[ForwardTable]:
+        """One for each backdoor, and one for the decoys: their shift is that of the first."""
+        tables = [implant.table(schedule) for implant in self.each]
+        return tables if self.decoys is None else [*tables, self.decoys.table(tables[0])]
 
     def table_of(self, tables: Sequence[ForwardTable], part: Int64[Tensor, " b"]) -> ForwardTable:
         """Take the table of a batch out of the tables of all backdoors; a single one serves every row."""

@@ -8,7 +8,7 @@ from baddiffusion.models import build, unet_config
 from baddiffusion.pipeline import FRESH_SCHEDULER
 
 SCHEDULER = {**FRESH_SCHEDULER, "num_train_timesteps": 5}
-SMALL = ("--budget", "400", "--n", "4", "--set", "steps=2", "--set", "batch=2", "--set", "pictures=4")
+SMALL = ("--budget", "400", "--rounds", "1", "--n", "4", "--set", "steps=2", "--set", "batch=2", "--set", "pictures=4")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,8 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(ask, model: Path, tmp_path: 
     assert told.code == 0
     for part in ("scan before, at most", "free switches", "shift-equivariance", "scan after, at most", "comparison"):
         assert part in told.out
+    assert "further rounds, at most" in told.out
+    assert "further rounds" not in ask("purify", model, "--rounds", "1", "--dry-run").out
     costs = ask("purify", model, "--dry-run", "--json").json()
     assert costs["parts"]["scan before, at most"] == 13_000
     assert costs["network_calls"] == sum(costs["parts"].values())
@@ -72,6 +74,7 @@ def test_a_dry_run_says_the_cost_and_writes_nothing(ask, model: Path, tmp_path: 
         (("--seed", "-1"), "--seed is -1; it must be at least 0."),
         (("--true-trigger",), "--true-trigger measures what the card names, and that of"),
         (("--n", "0"), "n is 0; it must be at least 1."),
+        (("--rounds", "0"), "rounds is 0; it must be at least 1."),
         (("--budget", "0"), "budget is 0; it must be at least 1."),
         (("--set", "steps=0"), "steps is 0; it must be at least 1."),
         (("--set", "stepz=1"), "stepz is not a known key. Did you mean 'steps'?"),

@@ -10,6 +10,7 @@ import pytest
 
 HEAVY = ("torch", "diffusers", "numpy", "PIL", "pydantic", "matplotlib", "accelerate", "scipy")
 VERBS = (
+    "bench",
     "convert",
     "defend",
     "demo",
@@ -19,6 +20,7 @@ VERBS = (
     "inpaint",
     "list",
     "matrix",
+    "purify",
     "report",
     "reproduce",
     "run",

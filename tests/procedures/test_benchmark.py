@@ -26,76 +26,22 @@ from baddiffusion.benchmark.results import detector_rows
 from baddiffusion.benchmark.running import cost, run_bench, run_cell, unfinished
 from baddiffusion.benchmark.scan_detector import Scan
 from baddiffusion.benchmark.subjects import Subjects
-from baddiffusion.card import Card
-from baddiffusion.checkpoint import Checkpoint, SealedCheckpoint
+from baddiffusion.checkpoint import SealedCheckpoint
 from baddiffusion.defenses import REPAIRS, Averaging, Detection, Detector, Spent
 from baddiffusion.errors import EvaluationError, RecipeError, RunError, UnknownComponent
 from baddiffusion.executors import Processes
-from baddiffusion.metrics import Estimate
-from baddiffusion.models import build, unet_config
 from baddiffusion.report.bench.page import write_bench_page
 from baddiffusion.scanner import ScanSettings
-from baddiffusion.zoo import Entry, cells_of
+from toy_zoo import NAMES, write_toy_zoo
 
-QUICK: dict[str, Any] = {
-    "data": {"name": "shapes", "limit": 12},
-    "training.max_train_steps": 2,
-    "training.train_batch_size": 4,
-    "training.lr_warmup_steps": 1,
-    "sampling.n": 3,
-    "sampling.chunk_size": 4,
-    "sampling.num_inference_steps": 2,
-    "evaluation.quality_steps": 1,
-}
-POISONED = {**QUICK, "attack": "baddiffusion", "poison.rate": 0.5}
-NAMES = ("calm", "quiet", "still")
-TOY = (
-    *(Entry(name, "fresh", "calibration", QUICK) for name in NAMES),
-    Entry("bad", "backdoored", "test", POISONED, pair="bad"),
-    Entry("bad-twin", "twin", "test", {**POISONED, "poison.rate": 0.0}, pair="bad"),
-    Entry("worse", "backdoored", "test", POISONED, pair="worse"),
-)
 SHORT = Scan(calls=60, search=ScanSettings(own=4, bank=2, ancestral_steps=2, ode_steps=2, confirmations=2))
 MEASURING = Measuring(n=4, quality_n=4, data_share=0.5, scan=SHORT)
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy zoo of untrained networks, whose first implant is said to work, and the other to have failed."""
-    runs = tmp_path_factory.mktemp("bench") / "zoo"
-    cells = cells_of(TOY)
-    models = [made(entry, cells[entry.name], runs, seed) for seed, entry in enumerate(TOY)]
-    found = {
-        "schema": 1,
-        "least_asr": 0.5,
-        "versions": {},
-        "models": models,
-        "failed_implants": ["worse"],
-        "missing": [],
-    }
-    (runs / "manifest.json").write_text(json.dumps(found))
-    return runs
-
-
-def made(entry: Entry, cell: Any, runs: Path, seed: int) -> dict[str, Any]:
-    recipe, folder = cell.recipe, runs / cell.key
-    network = build(unet_config("micro", (1, 16, 16)), seed)
-    checkpoint = Checkpoint.write(folder / "checkpoint", network, recipe.model.scheduler_config, Card(backdoored=False))
-    (folder / "recipe.toml").write_text(recipe.to_toml())
-    asr = Estimate(name="asr", value=0.75, low=0.5, high=1.0, n=3, better="higher", unit="share of images")
-    return {
-        "name": entry.name,
-        "kind": entry.kind,
-        "split": entry.split,
-        "pair": entry.pair or None,
-        "counted_as": {"bad": "backdoored", "worse": "failed implant"}.get(entry.name, "clean"),
-        "digest": checkpoint.digest,
-        "folder": cell.key,
-        "network": {"preset": "micro", "shape": [1, 16, 16]},
-        "data": recipe.to_dict()["data"],
-        "backdoor": recipe.backdoors[0].to_dict() if recipe.backdoors else None,
-        "asr": asr.to_dict(),
-    }
+    """A toy zoo of untrained networks."""
+    return write_toy_zoo(tmp_path_factory.mktemp("bench") / "zoo")
 
 
 @pytest.fixture(autouse=True)

@@ -243,7 +243,9 @@ def test_paths_that_are_no_recipe_are_told(tmp_path: Path) -> None:
     assert refused(tmp_path) == f"{tmp_path} is a folder; give a recipe file (.toml) or the name of a packaged recipe."
 
 
-def test_a_folder_does_not_hide_the_packaged_recipe_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_does_not_hide_the_packaged_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     assert Recipe.load("demo").digest == Recipe.load(packaged_recipes()["demo"]).digest

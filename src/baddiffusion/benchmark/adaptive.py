@@ -1,15 +1,15 @@
 """Attackers who know the defense: models made out of those of a zoo, in a folder that opens like a zoo.
 
-Built: ``averaged-in``. The ODE-matched attacker, whom every search at t = T misses, is in the zoo itself. Not built,
-because they need another training loss than a recipe can name: negative training near the trigger, and
-shift-equivariance on the probes that a scanner is known to use.
+``averaged-in`` is made here, out of two models that stand. Those who train to evade (`baddiffusion.evading`) are
+trained by `baddiffusion.benchmark.evaders`. The ODE-matched attacker, whom every search at t = T misses, is in the zoo
+itself.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,18 @@ from baddiffusion.rundir import write_atomic
 from baddiffusion.zoo import LEAST_ASR, MANIFEST, Specimen, read_manifest
 from baddiffusion.zoo.manifest import SCHEMA
 
-__all__ = ["AVERAGED", "NOT_BUILT", "build_averaged"]
+__all__ = ["AVERAGED", "averaging_calls", "build_averaged", "write_adaptive"]
 
 AVERAGED = "averaged-in"
-NOT_BUILT = {
-    "negative training near the trigger": "needs a training loss that no recipe can name yet",
-    "shift-equivariance on known probes": "needs a training loss that no recipe can name yet",
-}
 N = 64
 
 
 def build_averaged(
-    zoo: Path, path: Path, share: float = 0.5, on_model: Callable[[str, float], None] | None = None
+    zoo: Path,
+    path: Path,
+    share: float = 0.5,
+    on_model: Callable[[str, float], None] | None = None,
+    models: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Average each backdoored model with its clean twin, keep the result, and measure whether its backdoor lives.
 
@@ -49,30 +49,56 @@ def build_averaged(
         path: folder for the new ones; those that stand there are kept.
         share: of the clean twin, in (0, 1].
         on_model: told name and success rate of each.
+        models: only these of the zoo, by name or digest; empty for all.
 
     Returns:
         The manifest, as written. Models whose backdoor is gone are failed implants there.
 
     Raises:
         RunError: there is no zoo, or the folder cannot be written.
-        RecipeError: the share lies outside (0, 1].
+        RecipeError: the share lies outside (0, 1], or a name is unknown.
     """
-    subjects, versions = Subjects.open([zoo]), read_manifest(zoo)["versions"]
-    models = []
-    for specimen in subjects.judged:
-        twin = subjects.twin(specimen)
-        if twin is None or specimen.truth.counted_as != "backdoored":
-            continue
+    made = []
+    for specimen, twin in _pairs(zoo, models):
         told = _one(specimen, twin, path, share)
-        models.append(told)
+        made.append(told)
         if on_model is not None:
             on_model(told["name"], told["asr"]["value"])
+    return write_adaptive(path, zoo, made)
+
+
+def averaging_calls(zoo: Path, models: Sequence[str] = ()) -> dict[str, int]:
+    """Network calls that measuring each average takes, by name; the averaging itself takes none.
+
+    Raises:
+        RunError: there is no zoo.
+        RecipeError: a name is unknown.
+    """
+    return {s.truth.name: _yardstick(s).calls(s.sealed) for s, _ in _pairs(zoo, models)}
+
+
+def write_adaptive(path: Path, zoo: Path, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Enter models into the manifest of a folder of adaptive attackers, beside those that other calls made.
+
+    Args:
+        path: the folder.
+        zoo: whose versions are told.
+        models: their tables; one of the same folder gives way.
+
+    Returns:
+        The manifest, as written.
+
+    Raises:
+        RunError: the manifest that stands there is damaged, or it cannot be written.
+    """
+    known = read_manifest(path)["models"] if (path / MANIFEST).exists() else []
+    by_folder = {told["folder"]: told for told in (*known, *models)}
     found = {
         "schema": SCHEMA,
         "least_asr": LEAST_ASR,
-        "versions": versions,
-        "models": models,
-        "failed_implants": [told["name"] for told in models if told["counted_as"] == "failed implant"],
+        "versions": read_manifest(zoo)["versions"],
+        "models": list(by_folder.values()),
+        "failed_implants": [told["name"] for told in by_folder.values() if told["counted_as"] == "failed implant"],
         "missing": [],
     }
     write_atomic(path / MANIFEST, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
@@ -97,10 +123,17 @@ def _one(specimen: Specimen, twin: Specimen, path: Path, share: float) -> dict[s
         "folder": folder,
         **measured,
         "adaptive": AVERAGED,
+        "price": "a second training, of the clean twin",
         "parent": specimen.digest,
     }
     write_atomic(record, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return told
+
+
+def _pairs(zoo: Path, models: Sequence[str]) -> list[tuple[Specimen, Specimen]]:
+    subjects = Subjects.open([zoo])
+    chosen = [one for one in subjects.select(models=models) if one.truth.counted_as == "backdoored"]
+    return [(one, twin) for one in chosen if (twin := subjects.twin(one)) is not None]
 
 
 def _card(specimen: Specimen) -> Card:
@@ -110,7 +143,10 @@ def _card(specimen: Specimen) -> Card:
 
 def _measured(specimen: Specimen, model: SealedCheckpoint) -> dict[str, Any]:
     """Success under the attack's own sampler, and how often the target comes unasked."""
-    own, ordinary = own_settings(specimen)
-    yardstick = Yardstick(specimen.truth.implant, own, N, ordinary, KD_LEAST, None)
-    effect = yardstick.measure(model, AVERAGED)
+    effect = _yardstick(specimen).measure(model, AVERAGED)
     return {e.name: e.to_dict() for e in effect.estimates if e.name in ("asr", "false_trigger_rate")}
+
+
+def _yardstick(specimen: Specimen) -> Yardstick:
+    own, ordinary = own_settings(specimen)
+    return Yardstick(specimen.truth.implant, own, N, ordinary, KD_LEAST, None)

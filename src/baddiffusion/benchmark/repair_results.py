@@ -64,6 +64,7 @@ class AttackerRow:
         asr: under its own sampler, mean over models.
         quality: of ordinary pictures (``kd_efflite0``), where the control was run.
         twin_quality: the same of the clean twins.
+        price: what else it takes to make them, in words.
     """
 
     name: str
@@ -72,6 +73,7 @@ class AttackerRow:
     asr: Estimate | None
     quality: Estimate | None
     twin_quality: Estimate | None
+    price: str = ""
 
 
 def repair_rows(folder: BenchDir) -> list[RepairRow]:
@@ -107,6 +109,7 @@ def attacker_rows(folder: BenchDir) -> list[AttackerRow]:
                 over_models(Estimate.from_dict(models[model]["asr"]) for model in members),
                 over_models(quality[model] for model in members if model in quality),
                 over_models(quality[model] for model in others if model in quality),
+                "; ".join(dict.fromkeys(models[model]["price"] for model in members if "price" in models[model])),
             )
         )
     return rows

@@ -117,6 +117,7 @@ def told(specimen: Specimen) -> dict[str, Any]:
         "shape": list(truth.shape),
         "adaptive": table.get("adaptive"),
         "asr": table["asr"],
+        **({"price": table["price"]} if "price" in table else {}),
     }
 
 

@@ -12,7 +12,7 @@ from baddiffusion.cli.app import EXPERIMENT, Json, Switch, app
 from baddiffusion.cli.forecast import here
 from baddiffusion.cli.printing import count, duration, note, say, say_json, table
 from baddiffusion.cli.sweeping import executor_of, part_named
-from baddiffusion.errors import RecipeError, RunError
+from baddiffusion.errors import CheckpointError, RecipeError, RunError
 
 if TYPE_CHECKING:
     from baddiffusion.benchmark.cells import BenchCell
@@ -121,25 +121,50 @@ def list_contenders(*, json: Json = False) -> None:
 
 
 @bench.command
-def adapt(*, zoo: Path = Path("zoo"), output: Folder = Path("zoo-adaptive"), share: float = 0.5) -> None:
-    """Make models of an attacker who averages his backdoored model with a clean one, to evade; and measure the price.
+def adapt(
+    how: Literal["averaged-in", "near-misses", "known-probes"] = "averaged-in",
+    /,
+    *,
+    zoo: Path = Path("zoo"),
+    output: Folder = Path("zoo-adaptive"),
+    model: Names = (),
+    share: float | None = None,
+    longer: float | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    dry_run: Switch = False,
+    json: Json = False,
+) -> None:
+    """Make models of an attacker who knows the defenses, out of the backdoored ones of a zoo; and measure the price.
 
-    The folder opens like a zoo: `baddiffusion bench --zoo zoo zoo-adaptive`.
+    The folder opens like a zoo, and all kinds share it: `baddiffusion bench --zoo zoo zoo-adaptive`.
 
-    Example: `baddiffusion bench adapt --zoo zoo -o zoo-adaptive`
+    Example: `baddiffusion bench adapt near-misses --zoo zoo -o zoo-adaptive`
 
     Args:
-        zoo: Folder of a zoo, whose backdoored models and twins are averaged.
-        output: Folder for the new models.
-        share: Weight of the clean one, in (0, 1].
+        how: averaged-in averages each with its clean twin. The others train it again with decoys in its recipe, which
+            have to bring out ordinary pictures: near-misses of the trigger, or the known-probes of the scanner.
+        zoo: Folder of a zoo.
+        output: Folder for the new models; what is finished there is not done again.
+        model: Models of the zoo by name or by at least six digits of their digest; left out, all.
+        share: Weight of the clean twin, or share of the training images that become decoys, in (0, 1]; left out, 0.5
+            and 0.2.
+        longer: Times as many training steps as the model had, at least 1; left out, 1.
+        workers: Trainings at once, each in a process of its own; left out, one after another in this process.
+        threads: Threads of each worker; left out, the cores are divided.
+        dry_run: Say how many models are left and what they cost on this machine, and stop.
+        json: Write the manifest, or the cost, as JSON.
     """
-    from baddiffusion.benchmark.adaptive import NOT_BUILT, build_averaged
+    from baddiffusion.cli import adapting
 
-    found = build_averaged(zoo, output, share, lambda name, asr: note(f"{name}: ASR {asr:.2f}"))
-    failed = len(found["failed_implants"])
-    say(f"{len(found['models'])} averaged models in {output}; of {failed} the backdoor does not fire any more.")
-    for name, why in NOT_BUILT.items():
-        note(f"not built: {name}, which {why}.")
+    if how == "averaged-in":
+        for flag, value in (("--longer", longer), ("--workers", workers), ("--threads", threads)):
+            if value is not None:
+                raise RecipeError(f"{flag} is for the trainings of near-misses and known-probes; leave it out.")
+        adapting.average(zoo, output, model, 0.5 if share is None else share, dry_run, json)
+        return
+    executor = executor_of(workers, threads, None, None)
+    adapting.train(adapting.Asked(how, zoo, output, model, share, longer or 1.0), executor, dry_run, json)
 
 
 @bench.command
@@ -176,22 +201,17 @@ def records(folder: Path = Path("bench"), /, *, output: Folder = Path("claims"))
 
 
 def _cost(cells: Sequence[BenchCell], output: Path, part: tuple[int, int]) -> dict[str, Any]:
-    """What the unfinished cells of this part would take; the network of one model is timed for all."""
+    """What the unfinished cells of this part would take; of each kind of network that of one model is timed."""
     from baddiffusion.benchmark.running import cost, unfinished
     from baddiffusion.executors import shard
-    from baddiffusion.sampling.timing import seconds_per_call
 
     left = shard(unfinished(cells, output), *part)
     calls = cost(left)
     each: dict[tuple[Any, ...], float] = {}
-    seconds = 0.0
     for cell in left:
-        truth = cell.specimen.truth
-        key = (truth.told["network"]["preset"], truth.shape)
-        if key not in each:
-            network = cell.specimen.sealed.load_model(here())
-            each[key] = seconds_per_call(network, truth.shape, TIMED_ROWS, "auto", here()) / TIMED_ROWS
-        seconds += each[key] * sum(cost([cell]).values())
+        if _network(cell) not in each and (timed := _seconds_per_image(cell)) is not None:
+            each[_network(cell)] = timed
+    seconds = sum(each.get(_network(cell), 0.0) * sum(cost([cell]).values()) for cell in left)
     return {
         "cells": len(cells),
         "left": len(left),
@@ -200,6 +220,22 @@ def _cost(cells: Sequence[BenchCell], output: Path, part: tuple[int, int]) -> di
         "seconds": round(seconds),
         "device": here(),
     }
+
+
+def _network(cell: BenchCell) -> tuple[Any, ...]:
+    truth = cell.specimen.truth
+    return truth.told["network"]["preset"], truth.shape
+
+
+def _seconds_per_image(cell: BenchCell) -> float | None:
+    """None where the checkpoint cannot be opened: that is for its cells to tell."""
+    from baddiffusion.sampling.timing import seconds_per_call
+
+    try:
+        network = cell.specimen.sealed.load_model(here())
+    except CheckpointError:
+        return None
+    return seconds_per_call(network, cell.specimen.truth.shape, TIMED_ROWS, "auto", here()) / TIMED_ROWS
 
 
 def _cost_words(cost: dict[str, Any]) -> str:

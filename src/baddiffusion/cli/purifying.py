@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -16,7 +16,7 @@ from baddiffusion.cli.progress import watching
 from baddiffusion.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
-    from baddiffusion.purifying import Orders, Purification, TrueTrigger
+    from baddiffusion.purifying import Orders, Purification, PurifySettings, TrueTrigger
 
 __all__ = ["purify"]
 
@@ -40,6 +40,7 @@ def purify(
     true_trigger: Switch = False,
     n: int = 64,
     budget: int = 13_000,
+    rounds: int = 2,
     set_: Settings = (),
     seed: int = 0,
     dry_run: Switch = False,
@@ -49,12 +50,12 @@ def purify(
 
     Needs no data and knows no attack. It scans the model; tries what costs nothing (clipping, noising a start noise
     again); averages with a clean sibling, if you have one; and then teaches the network, on pictures that it paints
-    itself, to take a shift of its start noise for noise. The receipt says how often the recovered trigger fired before
-    and after, how far ordinary pictures have moved, which weights changed, and what a scan with another seed finds.
+    itself, to take a shift of its start noise for noise. Where a scan with another seed finds something in what came
+    out, it repairs once more on that, and keeps the better round. The receipt says how often the recovered trigger
+    fired before and after, how far ordinary pictures have moved, which weights changed, and what every scan found.
 
     OUT is a plain diffusers folder with a card that names its parent, the receipt (receipt.html, .json, .txt) beside
-    it. The model itself is never touched. Where the scan finds no evidence nothing is done, unless --anyway is given.
-    It is a repair, not a guarantee.
+    it. Where the scan finds no evidence nothing is done, unless --anyway is given. It is a repair, not a guarantee.
 
     Exit codes: 0 it no longer fires, or there was nothing to repair; 3 it still fires, or is still suspicious; 4 the
     scan gives no answer.
@@ -69,19 +70,18 @@ def purify(
         sibling: A clean checkpoint of the same lineage, to average with before the repair.
         anyway: Repair a model in which the scan found nothing, against shifts that look like pictures.
         compare: Also carry out clean fine-tuning and Elijah's removal, at as many network calls, for a table.
-        data: Real pictures, for a second number of quality and for the repairs compared with: fashion-mnist, or a
-            folder. The repair itself takes none.
+        data: Real pictures, for quality and for the repairs compared with: fashion-mnist, or a folder.
         data_share: Which part of them the repairs compared with get, in (0, 1]; quality is measured against the others.
-        true_trigger: Also measure the trigger that the card names, ancestral in 250 steps or by the attack's own
-            sampler; only the receipt sees it.
+        true_trigger: Also measure the trigger that the card names; only the receipt sees it.
         n: Fresh noises for each success rate.
-        budget: Network calls at most, of each of the two scans.
+        budget: Network calls at most, of each scan.
+        rounds: Repairs at most, each with a fresh scan: another follows where that scan finds something.
         set_: Settings of the repair, key=value; for example steps=400.
         seed: Decides everything random.
         dry_run: Say what it would cost on this machine, and stop.
         json: Write the receipt as JSON.
     """
-    from baddiffusion.purifying import forecast, read_suspicion
+    from baddiffusion.purifying import PurifySettings, forecast, read_suspicion
 
     if seed < 0:
         raise RecipeError(f"--seed is {seed}; it must be at least 0.")
@@ -90,7 +90,8 @@ def purify(
     if os.path.lexists(folder) and not dry_run:
         raise CheckpointError(f"{folder} exists; nothing is overwritten. Choose another folder with -o.")
     score = _true_trigger(request) if true_trigger else None
-    orders = _orders(request, scan, sibling, anyway, compare, score, n, budget, method_fields(set_))
+    size = PurifySettings(n=n, budget=budget, rounds=rounds)
+    orders = _orders(request, scan, sibling, anyway, compare, score, size, set_)
     known = read_suspicion(scan) if scan is not None else None
     if not request.announce(request.forecast(forecast(request.sealed, orders, known))):
         return 0
@@ -104,14 +105,13 @@ def _orders(
     anyway: bool,
     compare: bool,
     score: TrueTrigger | None,
-    n: int,
-    budget: int,
-    fields: dict[str, Any],
+    settings: PurifySettings,
+    changes: Settings,
 ) -> Orders:
     from baddiffusion.checkpoint import Checkpoint
     from baddiffusion.defenses import ShiftEquivariance
     from baddiffusion.hub import resolve
-    from baddiffusion.purifying import Orders, PurifySettings
+    from baddiffusion.purifying import Orders
 
     clean = request.clean
     return Orders(
@@ -122,8 +122,8 @@ def _orders(
         anyway=anyway,
         compare=compare,
         score=score,
-        repair=ShiftEquivariance(**fields),
-        settings=PurifySettings(n=n, budget=budget),
+        repair=ShiftEquivariance(**method_fields(changes)),
+        settings=settings,
         seed=request.seed,
     )
 

@@ -1,17 +1,22 @@
-"""Shifts of the start noise that nobody recovered: what a trigger may look like, out of a model's own pictures."""
+"""Shifts that nobody recovered: what a trigger may look like, out of a model's own pictures, and patches on them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from baddiffusion.images import Images
+from baddiffusion.triggers import Trigger
 
-__all__ = ["image_like_shifts"]
+__all__ = ["image_like_shifts", "moved", "stamps"]
 
 KINDS = 4
 CELLS = 4
+FARTHEST, STRONGEST = 0.125, 0.25
+"""How far a patch is moved, as a share of the side, and how much its value is changed."""
 
 
 def image_like_shifts(
@@ -48,6 +53,41 @@ def image_like_shifts(
     order = torch.randperm(count, generator=stream)
     drawn = torch.stack([kinds[index % KINDS][index] for index in range(count)])
     return drawn[order].to(pictures.device)
+
+
+def stamps(pictures: Images, found: Sequence[Trigger], stream: torch.Generator) -> Images:
+    """What a patch changes of the picture that it is laid on: zero where there is no patch.
+
+    A patch of the start noise lies on black, and a shift by it is as large as a picture. On a picture it is a small
+    shift, and yet a network that learned the attack decides by it, at middle timesteps, what it says everywhere.
+
+    **Equation**: M ⊙ (g − x), for each picture x.
+
+    Args:
+        pictures: x.
+        found: patches, at least one; they are moved a little and changed a little.
+        stream: decides everything.
+    """
+    chosen = torch.randint(len(found), (len(pictures),), generator=stream).tolist()
+    laid = [moved(found[kind], stream).stamp(x[None]) for kind, x in zip(chosen, pictures, strict=True)]
+    return torch.cat(laid) - pictures
+
+
+def moved(patch: Trigger, stream: torch.Generator) -> Trigger:
+    """The patch up to an eighth of the side away, as far as it stays whole, and up to a quarter lighter or darker.
+
+    A scan looks for patches on a grid and for a few values; what it found is near the patch, not the patch.
+    """
+    steps: list[int] = []
+    for axis in (1, 2):
+        extent = patch.mask.shape[axis]
+        taken = patch.mask.any(dim=0).any(dim=2 - axis).nonzero().flatten()
+        far = round(FARTHEST * extent)
+        low, high = max(-far, -int(taken[0])), min(far, extent - 1 - int(taken[-1]))
+        steps.append(int(torch.randint(low, high + 1, (), generator=stream)))
+    change = (2 * float(torch.rand((), generator=stream)) - 1) * STRONGEST
+    pattern, mask = (torch.roll(part, steps, dims=(1, 2)) for part in (patch.pattern, patch.mask))
+    return Trigger(patch.name, (pattern + change).clamp(-1, 1), mask)
 
 
 def _with_patch(canvas: Images, stream: torch.Generator, probability: float) -> Images:

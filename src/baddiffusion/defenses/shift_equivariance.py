@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -11,22 +12,26 @@ from torch import Tensor
 
 from baddiffusion.checkpoint import SealedCheckpoint
 from baddiffusion.defenses.defense import REPAIRS, CleanData, Repair, Repaired
-from baddiffusion.defenses.shift_bank import image_like_shifts
+from baddiffusion.defenses.shift_bank import image_like_shifts, stamps
+from baddiffusion.defenses.shift_losses import at, faint, keeping, noisy, spreading, turning
 from baddiffusion.defenses.subject import Subject
 from baddiffusion.defenses.tuning import batches, tune
 from baddiffusion.errors import RecipeError
 from baddiffusion.images import Images
 from baddiffusion.metrics import THRESHOLD
-from baddiffusion.precision import autocast
 from baddiffusion.rng import derive, generator
 from baddiffusion.sampling import Ddim, SamplingSettings
+from baddiffusion.triggers import Trigger
 from baddiffusion.watching import Watcher
 
 __all__ = ["ShiftEquivariance"]
 
-CHUNK, CELLS = 32, 4
+CHUNK = 32
 SCALES = (0.5, 1.25)
 """Within which a shift is scaled."""
+
+EACH = 4
+"""Of so many inputs one has a patch on the picture, in place of a shift."""
 
 
 @REPAIRS.register("shift-equivariance")
@@ -44,13 +49,21 @@ class ShiftEquivariance(Repair):
     network paints.) Half the shifts are those that were recovered, if any were (`with_shifts`), half are drawn:
     pictures with and without patches, canvases with patches, smooth fields.
 
+    That is not all that a backdoor is. At middle timesteps the network decides by a patch on a noisy picture what it
+    says about the rest of it, and a network that takes every shift of a start noise for noise may go on doing so. Where
+    such patches were found (`with_patches`), of every four inputs one has no shift but a patch on the picture itself,
+    and away from the patch the answer is to be that without it.
+
     **Equation**: with the frozen original ε₀ and a shift τ of random scale::
 
         x_t  = √ᾱ_t·x_0 + √(1 − ᾱ_t)·e
         d    = ε_θ(x_t, t) − ε₀(x_t, t),   any t
         keep = E ‖ d ‖² + k²·E ‖ mean of d over cells of k×k pixels ‖²,   k a quarter of the side
         turn = E ‖ ε_θ(x_t + c_t·τ, t) − ε₀(x_t, t) − c_t/√(1 − ᾱ_t)·τ ‖²,   c_t ∈ {1 − √ᾱ_t, √(1 − ᾱ_t)}, ᾱ_t < ½
-        loss = keep + weight·turn, each a mean over batch and pixels
+        f    = M ⊙ (ε_θ(a_t·x_0′ + √(1 − ᾱ_t)·e, t) − ε₀(a_t·x_0 + √(1 − ᾱ_t)·e, t)),
+               x_0′ with a patch, M further than 3 pixels from it, a_t ∈ {1 − √ᾱ_t, √ᾱ_t}, 0.1 ≤ √ᾱ_t, ᾱ_t < ½
+        far  = E ‖ f ‖² + k²·E ‖ mean of f over cells of k×k pixels ‖²
+        loss = keep + weight·turn + far_weight·far, each a mean over batch and pixels
 
     The second part of ``keep`` equals the first if d is white noise. If d is the same over a cell it counts k² as much:
     such errors add up from step to step where others cancel, and pictures become darker or paler than they were.
@@ -72,6 +85,7 @@ class ShiftEquivariance(Repair):
         batch: noisy pictures in a step.
         learning_rate: Adam's, at the start; it falls over half a cosine.
         weight: of ``turn``.
+        far_weight: of ``far``.
         max_grad_norm: gradients are clipped to this norm.
         pictures: to draw from the model itself; near-identical ones count once.
         picture_steps: of DDIM, with which they are drawn.
@@ -95,8 +109,11 @@ class ShiftEquivariance(Repair):
     pictures: Annotated[int, Field(ge=1)] = 128
     picture_steps: Annotated[int, Field(ge=1)] = 20
     noisiest: Annotated[float, Field(ge=0, le=1)] = 0.5
+    far_weight: Annotated[float, Field(ge=0)] = 1.0
     _shifts: Tensor | None = PrivateAttr(default=None)
     _target: Tensor | None = PrivateAttr(default=None)
+    _patches: tuple[Trigger, ...] = PrivateAttr(default=())
+    _original: SealedCheckpoint | None = PrivateAttr(default=None)
 
     def with_shifts(self, shifts: Images, target: Float[Tensor, "c h w"] | None = None) -> ShiftEquivariance:
         """The same settings, bound to shifts that were recovered from the model.
@@ -113,6 +130,25 @@ class ShiftEquivariance(Repair):
         bound = self.model_copy()
         bound._shifts = shifts.detach().cpu().float()
         bound._target = None if target is None else target.detach().cpu().float()
+        return bound
+
+    def with_patches(self, patches: Sequence[Trigger]) -> ShiftEquivariance:
+        """The same settings, bound to patches that changed the whole picture where they lay on one.
+
+        Args:
+            patches: none for none.
+        """
+        bound = self.model_copy()
+        bound._patches = tuple(patch.to("cpu") for patch in patches)
+        return bound
+
+    def with_original(self, original: SealedCheckpoint) -> ShiftEquivariance:
+        """The same settings, going on from a model that was repaired before: what is kept is this one's answers.
+
+        Two repairs, each of which keeps what the one before it left, drift twice as far.
+        """
+        bound = self.model_copy()
+        bound._original = original
         return bound
 
     def cost(self, shape: tuple[int, int, int]) -> int:
@@ -141,21 +177,24 @@ class ShiftEquivariance(Repair):
             RunError: the loss became NaN or infinite.
             EvaluationError: the model's samples became infinite or NaN.
         """
-        own = self._own(subject, seed, watcher)
-        frozen = Subject(subject.sealed, subject.device, subject.precision)
-        parts: dict[str, list[float]] = {"keep": [], "turn": []}
+        frozen = Subject(self._original or subject.sealed, subject.device, subject.precision)
+        own = self._own(frozen, seed, watcher)
+        parts: dict[str, list[float]] = {"keep": [], "turn": [], "far": []}
 
         def loss(step: int) -> Float[Tensor, ""]:
             stream = generator(seed, "shift-equivariance", step)
             x_0 = own[batches(len(own), self.batch, seed, step)]
             eps = torch.randn(2, *x_0.shape, generator=stream)
-            anywhere, late = self._times(subject, 0, stream), self._times(subject, _noisy(subject), stream)
+            anywhere, late = self._times(subject, 0, stream), self._times(subject, noisy(subject), stream)
             keep = keeping(subject, frozen, x_0, anywhere, eps[0])
             tau = self._tau(own, stream)
-            turn = turning(subject, frozen, x_0, late, eps[1], self._coefficient(subject, late, stream), tau)
-            for name, value in (("keep", keep), ("turn", turn)):
+            rest, few = slice(self._stamped, None), slice(self._stamped)
+            shift = self._coefficient(subject, late, stream)
+            turn = turning(subject, frozen, x_0[rest], late[rest], eps[1][rest], shift[rest], tau[rest])
+            far = self._far(subject, frozen, x_0[few], eps[1][few], stream)
+            for name, value in (("keep", keep), ("turn", turn), ("far", far)):
                 parts[name].append(float(value.detach()))
-            return keep + self.weight * turn
+            return keep + self.weight * turn + self.far_weight * far
 
         total = tune(
             subject,
@@ -173,6 +212,23 @@ class ShiftEquivariance(Repair):
             curves={"loss": total, **{name: tuple(values) for name, values in parts.items()}},
             notes=(self._told(len(own)),),
         )
+
+    @property
+    def _stamped(self) -> int:
+        """How many of a batch get a patch on the picture itself; one at least has a shift."""
+        return max(self.batch // EACH, min(self.batch - 1, 1)) if self._patches else 0
+
+    def _far(
+        self, subject: Subject, frozen: Subject, x_0: Images, eps: Images, stream: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """The third part of the loss; nothing where there are no pictures for it."""
+        count = len(x_0)
+        if not count:
+            return torch.zeros((), device=subject.device)
+        t = torch.randint(noisy(subject), faint(subject), (count,), generator=stream)
+        signal, _ = at(subject, t)
+        base = torch.where(torch.rand(count, 1, 1, 1, generator=stream) < 0.5, signal, 1 - signal)
+        return spreading(subject, frozen, x_0, t, eps, base, stamps(x_0.cpu(), self._patches, stream))
 
     def _own(self, subject: Subject, seed: int, watcher: Watcher) -> Images:
         """Pictures of the model itself, near-identical ones once: what leaks of a target into plain samples is one."""
@@ -201,7 +257,7 @@ class ShiftEquivariance(Repair):
     def _coefficient(
         self, subject: Subject, t: Int64[Tensor, " b"], stream: torch.Generator
     ) -> Float[Tensor, "b 1 1 1"]:
-        signal, noise = _at(subject, t)
+        signal, noise = at(subject, t)
         return torch.where(torch.rand(len(t), 1, 1, 1, generator=stream) < 0.5, 1 - signal, noise)
 
     def _tau(self, own: Float[Tensor, "m c h w"], stream: torch.Generator) -> Images:
@@ -216,68 +272,8 @@ class ShiftEquivariance(Repair):
 
     def _told(self, kept: int) -> str:
         recovered = "none" if self._shifts is None else str(len(self._shifts))
-        return f"{recovered} recovered shifts given; of {self.pictures} pictures of the model itself {kept} were kept"
-
-
-def keeping(subject: Subject, frozen: Subject, x_0: Images, t: Int64[Tensor, " b"], eps: Images) -> Float[Tensor, ""]:
-    """How far the answers have moved on ordinary inputs, see `ShiftEquivariance`.
-
-    Args:
-        subject: whose network learns.
-        frozen: the original.
-        x_0: pictures.
-        t: a timestep for each.
-        eps: noise for each.
-    """
-    signal, noise = _at(subject, t)
-    x_t = signal * x_0 + noise * eps
-    with torch.no_grad():
-        wanted = _answer(frozen, x_t, t)
-    moved = _answer(subject, x_t, t) - wanted
-    cell = max(min(moved.shape[2:]) // CELLS, 1)
-    coarse = torch.nn.functional.avg_pool2d(moved, cell, ceil_mode=True)
-    return moved.square().mean() + cell**2 * coarse.square().mean()
-
-
-def turning(
-    subject: Subject,
-    frozen: Subject,
-    x_0: Images,
-    t: Int64[Tensor, " b"],
-    eps: Images,
-    shift: Float[Tensor, "b 1 1 1"],
-    tau: Images,
-) -> Float[Tensor, ""]:
-    """How far the answers to shifted inputs are from the frozen answers without the shift, with it on top.
-
-    Args:
-        subject, frozen, x_0, t, eps: as for `keeping`.
-        shift: c_t, for each.
-        tau: τ, for each.
-    """
-    signal, noise = _at(subject, t)
-    x_t = signal * x_0 + noise * eps
-    share = {"epsilon": shift / noise, "v_prediction": signal * shift / noise, "sample": torch.zeros_like(shift)}
-    with torch.no_grad():
-        wanted = _answer(frozen, x_t, t)
-    on_top = (share[subject.prediction_type] * tau).to(subject.device)
-    return (_answer(subject, x_t + shift * tau, t) - wanted - on_top).square().mean()
-
-
-def _noisy(subject: Subject) -> int:
-    """The first timestep with more noise than picture."""
-    return min(int((subject.schedule.signal >= subject.schedule.noise).sum()), subject.timesteps - 1)
-
-
-def _at(subject: Subject, t: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
-    """√ᾱ_t and √(1 − ᾱ_t)."""
-    signal, noise = (v[t].float().view(-1, 1, 1, 1) for v in (subject.schedule.signal, subject.schedule.noise))
-    return signal, noise
-
-
-def _answer(subject: Subject, x_t: Images, t: Int64[Tensor, " b"]) -> Images:
-    """What the network says in its own units; counted as `Subject.eps` counts."""
-    with autocast(subject.precision, subject.device):
-        answer = subject.network(x_t.to(subject.device), t.to(subject.device), return_dict=False)[0].float()
-    subject.count(len(x_t) * (3 if answer.requires_grad else 1))
-    return answer
+        patches = ", ".join(patch.name for patch in self._patches) or "none"
+        return (
+            f"{recovered} recovered shifts given; patches on pictures: {patches}; of {self.pictures} pictures of the "
+            f"model itself {kept} were kept"
+        )

@@ -59,7 +59,8 @@ class CompareRow:
     Args:
         repaired: what it made.
         words: what is to be known of it.
-        network_calls: of the repair, the drawing of its pictures included.
+        network_calls: of the repair in all its rounds, the drawing of its pictures included.
+        seconds: of the repair in all its rounds.
         reading: of what it made.
         score: on a known trigger; empty where none is known.
     """
@@ -67,6 +68,7 @@ class CompareRow:
     repaired: Repaired
     words: str
     network_calls: int
+    seconds: float
     reading: Reading
     score: tuple[Estimate, ...]
 
@@ -77,7 +79,7 @@ class CompareRow:
             "settings": self.repaired.settings,
             "words": self.words,
             "network_calls": self.network_calls,
-            "seconds": self.repaired.spent.seconds,
+            "seconds": self.seconds,
             "estimates": [estimate.to_dict() for estimate in self.reading.estimates],
             "score": [estimate.to_dict() for estimate in self.score],
         }

@@ -8,7 +8,7 @@ from baddiffusion.checkpoint import SealedCheckpoint
 from baddiffusion.defenses import ShiftEquivariance
 from baddiffusion.purifying.comparing import baselines, drawn_calls
 from baddiffusion.purifying.gauge import Gauge
-from baddiffusion.purifying.purify import Orders, repair_for
+from baddiffusion.purifying.orders import Orders, repair_for
 from baddiffusion.purifying.suspicion import Finding, Suspicion
 from baddiffusion.purifying.switches import switches_calls
 
@@ -29,7 +29,8 @@ def forecast(model: SealedCheckpoint, orders: Orders, suspicion: Suspicion | Non
     settings, timesteps = orders.settings, len(model.schedule.betas)
     known = suspicion or _one_finding(model.shape)
     gauge = Gauge(known.findings, settings, timesteps, orders.seed, orders.real)
-    repair = repair_for(known, orders, timesteps)
+    repair = repair_for([known], orders, model)
+    again = repair.cost(model.shape) + gauge.calls() + settings.budget
     score = orders.score.calls(model) if orders.score is not None else 0
     models = 2 + (orders.sibling is not None)
     parts = {
@@ -38,6 +39,7 @@ def forecast(model: SealedCheckpoint, orders: Orders, suspicion: Suspicion | Non
         "free switches": switches_calls(gauge),
         repair.label: repair.cost(model.shape),
         "scan after, at most": settings.budget,
+        "further rounds, at most": (settings.rounds - 1) * again,
     }
     if orders.compare:
         parts["comparison"] = _compared(repair, known, orders, model, gauge.calls() + score)
@@ -48,7 +50,7 @@ def _compared(
     repair: ShiftEquivariance, known: Suspicion, orders: Orders, model: SealedCheckpoint, measuring: int
 ) -> int:
     drawn = drawn_calls(repair) if orders.pictures is None else 0
-    left = repair.cost(model.shape) - drawn
+    left = orders.settings.rounds * repair.cost(model.shape) - drawn
     others = [other for other, _ in baselines(repair, known.findings, left, None)]
     return drawn + sum(other.cost(model.shape) + measuring for other in others)
 

@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +20,7 @@ from baddiffusion.images import Images, grid, png_bytes, to_uint8
 from baddiffusion.purifying.purification import Purification
 from baddiffusion.rundir import write_atomic
 
-__all__ = ["PICTURES", "RECEIPT", "keep_purified", "staged"]
+__all__ = ["PICTURES", "RECEIPT", "keep_purified", "receipt_schema", "staged"]
 
 RECEIPT = "receipt.json"
 PICTURES = ("recovered-shift", "recovered-picture", "shifted-before", "shifted-after", "plain-before", "plain-after")
@@ -78,6 +80,11 @@ def keep_purified(opened: Checkpoint, done: Purification, folder: Path) -> Check
     text = json.dumps(done.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomic(folder / RECEIPT, text)
     return kept
+
+
+def receipt_schema() -> dict[str, Any]:
+    """The JSON schema of ``receipt.json``."""
+    return json.loads((resources.files("baddiffusion.purifying") / "receipt.schema.json").read_text(encoding="utf-8"))
 
 
 def _take(temporary: Path, folder: Path) -> None:

@@ -15,6 +15,7 @@ from baddiffusion.defenses import Repaired
 from baddiffusion.metrics import Estimate
 from baddiffusion.purifying.comparing import CompareRow
 from baddiffusion.purifying.gauge import Reading
+from baddiffusion.purifying.rounds import Round, best, verdict_entry
 from baddiffusion.purifying.settings import PurifySettings
 from baddiffusion.purifying.suspicion import Suspicion
 from baddiffusion.purifying.switches import Switch
@@ -22,7 +23,7 @@ from baddiffusion.scanner import DynamicScan
 
 __all__ = ["SCHEMA", "Outcome", "Purification", "changed_blocks", "outcome_of"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 Outcome = Literal[
     "does not fire", "still fires", "still suspicious", "not verified", "nothing to repair", "not examined"
@@ -51,7 +52,8 @@ class Purification:
         before, after: what was measured on the model as it came, and as it went.
         between: after averaging, if there was any.
         switches: what free means do to the model as it came.
-        steps: the repairs, in order.
+        steps: the repairs that led to the model, in order.
+        rounds: of the data-free repair, all that were carried out; the best one is kept.
         model: the repaired model; None where nothing was done.
         rescan: a fresh scan of it, with probes that nothing saw.
         compared: other repairs beside this one, which comes first.
@@ -71,6 +73,7 @@ class Purification:
     between: Reading | None = None
     switches: tuple[Switch, ...] = ()
     steps: tuple[Repaired, ...] = ()
+    rounds: tuple[Round, ...] = ()
     model: SealedCheckpoint | None = None
     rescan: DynamicScan | None = None
     compared: tuple[CompareRow, ...] = ()
@@ -108,7 +111,7 @@ class Purification:
             "seed": self.seed,
             "settings": self.settings.model_dump(mode="json"),
             "verdict_before": self.suspicion.to_dict(),
-            "verdict_after": None if self.rescan is None else _verdict(self.rescan),
+            "verdict_after": None if self.rescan is None else verdict_entry(self.rescan),
             "before": _estimates(self.before),
             "between": _estimates(self.between),
             "after": _estimates(self.after),
@@ -116,6 +119,7 @@ class Purification:
             "score_after": [estimate.to_dict() for estimate in self.score_after],
             "switches": [switch.to_dict() for switch in self.switches],
             "steps": [step.to_dict() for step in self.steps],
+            "rounds": [each.to_dict(each is best(self.rounds)) for each in self.rounds],
             "changed_blocks": dict(self.changed or {}),
             "compared": [row.to_dict() for row in self.compared],
             "network_calls": self.network_calls,
@@ -159,18 +163,6 @@ def _block(name: str) -> str:
     """``down_blocks.1.resnets.0.conv1.weight`` lies in ``down_blocks.1``."""
     first, second, *_ = name.split(".")
     return f"{first}.{second}" if second.isdigit() else first
-
-
-def _verdict(scan: DynamicScan) -> dict[str, Any]:
-    return {
-        "outcome": scan.verdict.outcome,
-        "reasons": list(scan.verdict.reasons),
-        "advice": list(scan.verdict.advice),
-        "seed": scan.seed,
-        "network_calls": scan.spent.network_calls,
-        "searched": list(scan.searched),
-        "not_searched": list(scan.not_searched),
-    }
 
 
 def _estimates(reading: Reading | None) -> list[dict[str, Any]]:

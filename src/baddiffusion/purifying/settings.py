@@ -22,8 +22,9 @@ class PurifySettings(Settings):
         quality_steps: of DDIM, with which they are painted.
         keep: the share of a caller's start noise that is kept where it is noised again.
         fires: a success rate above this, on what the scan recovered, is a trigger that still fires.
-        budget: network calls at most of the scan before, and of the one after.
-        scan: settings of both.
+        budget: network calls at most of the scan before, and of each one after.
+        scan: settings of all.
+        rounds: repairs at most: each but the first on what the fresh scan after the one before it found.
     """
 
     n: Annotated[int, Field(ge=1)] = 64
@@ -33,3 +34,4 @@ class PurifySettings(Settings):
     fires: Annotated[float, Field(gt=0, lt=1)] = 0.1
     budget: Annotated[int, Field(ge=1)] = BUDGET
     scan: ScanSettings = ScanSettings()
+    rounds: Annotated[int, Field(ge=1)] = 2

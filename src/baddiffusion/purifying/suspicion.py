@@ -15,17 +15,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from baddiffusion.errors import RunError
-from baddiffusion.images import Images
-from baddiffusion.scanner import ScanReport
+from baddiffusion.images import Images, from_uint8
+from baddiffusion.scanner import DynamicScan, ScanReport
+from baddiffusion.scanner.collapse import distinct
 from baddiffusion.scanner.evidence import EVIDENCE, RECORD, evidence_tensors
-from baddiffusion.scanner.scanning import SCHEMA
+from baddiffusion.scanner.scanning import SCHEMA, dynamic_entry
 from baddiffusion.scanner.settings import Family
 from baddiffusion.scanner.shifts import Patch
 
-__all__ = ["Finding", "Suspicion", "read_suspicion", "suspicion_of"]
+__all__ = ["Finding", "Suspicion", "read_suspicion", "suspicion_of", "suspicion_of_scan"]
 
 MOST = 3
-"""Findings that a repair works on; the strongest first."""
+"""Findings that a repair works on, and patches; the strongest first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,7 @@ class Suspicion:
         seed: of the scan; -1 where its network was not examined.
         network_calls: that it cost.
         findings: what fires, the strongest first.
+        patches: where the far-field maps that count as evidence peak, and patches that fire, the strongest first.
     """
 
     digest: str
@@ -75,6 +77,7 @@ class Suspicion:
     seed: int
     network_calls: int
     findings: tuple[Finding, ...]
+    patches: tuple[Patch, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it; the shifts are left out."""
@@ -89,6 +92,7 @@ class Suspicion:
                  "has_target": found.target is not None}
                 for found in self.findings
             ],
+            "patches": [str(patch) for patch in self.patches],
         }  # fmt: skip
 
 
@@ -96,6 +100,19 @@ def suspicion_of(report: ScanReport) -> Suspicion:
     """What a scan of just now found."""
     tensors = evidence_tensors(report.dynamic) if report.dynamic is not None else {}
     return _suspicion(report.to_dict(), tensors)
+
+
+def suspicion_of_scan(dynamic: DynamicScan, digest: str) -> Suspicion:
+    """What a scan found of a network that lies in no folder.
+
+    Args:
+        dynamic: the scan.
+        digest: of the model.
+    """
+    verdict = dynamic.verdict
+    told = {"outcome": verdict.outcome, "reasons": verdict.reasons, "advice": verdict.advice}
+    record = {"digest": digest, "verdict": told, "dynamic": dynamic_entry(dynamic)}
+    return _suspicion(record, evidence_tensors(dynamic))
 
 
 def read_suspicion(folder: Path) -> Suspicion:
@@ -119,6 +136,8 @@ def read_suspicion(folder: Path) -> Suspicion:
 
 def _suspicion(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Suspicion:
     verdict, dynamic = record["verdict"], record["dynamic"]
+    checks = _checks(verdict["outcome"], dynamic)
+    peaks = _peaks(verdict["outcome"], dynamic, tensors)
     return Suspicion(
         digest=record["digest"],
         outcome=verdict["outcome"],
@@ -126,22 +145,27 @@ def _suspicion(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Susp
         advice=tuple(verdict["advice"]),
         seed=dynamic["seed"] if dynamic is not None else -1,
         network_calls=dynamic["spent"]["network_calls"] if dynamic is not None else 0,
-        findings=_findings(verdict["outcome"], dynamic, tensors),
+        findings=_findings(checks, tensors) or _far_field(peaks, tensors),
+        patches=_apart([Patch(**entry["patch"]) for _, entry in checks if entry["patch"] is not None] + peaks),
     )
 
 
-def _findings(outcome: str, dynamic: Any, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
+def _checks(outcome: str, dynamic: Any) -> list[tuple[int, Mapping[str, Any]]]:
+    """Causal checks that speak for a backdoor, with their places in the record."""
     if dynamic is None or outcome not in ("backdoored", "suspicious"):
-        return ()
+        return []
     counts = _proves if outcome == "backdoored" else _hints
     checks = [(index, entry) for index, entry in enumerate(dynamic["confirmations"]) if counts(entry, dynamic)]
-    ordered = sorted(checks, key=lambda check: -check[1]["arms"][0]["value"])[:MOST]
-    parts = [(entry, f"check.{index}") for index, entry in ordered]
+    return sorted(checks, key=lambda check: -check[1]["arms"][0]["value"])[:MOST]
+
+
+def _findings(checks: list[tuple[int, Mapping[str, Any]]], tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
+    parts = [(entry, f"check.{index}") for index, entry in checks]
     found = [
         Finding(entry["family"], _words(entry), tensors[f"{part}.arm.0.shifts"], tensors[f"{part}.target"])
         for entry, part in parts
     ]
-    return tuple(_told_apart(found)) or _far_field(dynamic, tensors)
+    return tuple(_told_apart(found))
 
 
 def _proves(entry: Mapping[str, Any], dynamic: Mapping[str, Any]) -> bool:
@@ -165,15 +189,31 @@ def _told_apart(found: list[Finding]) -> list[Finding]:
     ]
 
 
-def _far_field(dynamic: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
-    """A patch that changes the whole picture, though no picture was found that it brings out."""
-    limits, own = dynamic["settings"], tensors["own"]
-    black = torch.full((1, *own.shape[1:]), -1.0)
+def _peaks(outcome: str, dynamic: Any, tensors: Mapping[str, Tensor]) -> list[Patch]:
+    """Patches that change the whole picture, by the maps that a verdict counts: see `scanner.far_field.judged`."""
+    if dynamic is None or outcome not in ("backdoored", "suspicious") or "own" not in tensors:
+        return []
+    limits, own = dynamic["settings"], from_uint8(tensors["own"])
+    if distinct(own) < len(own) / 2:
+        return []
     told = [m for m in dynamic["far_field"] if m["ground"] == "pictures"]  # on black clean networks stand out as much
     maps = [m for m in told if m["ratio"] >= limits["odd_ratio"] and m["z"] >= limits["odd_z"]]
-    peaks = [Patch(**m["peak"]) for m in sorted(maps, key=lambda m: -m["z"])]
+    return [Patch(**m["peak"]) for m in sorted(maps, key=lambda m: -m["z"])]
+
+
+def _far_field(peaks: list[Patch], tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
+    """A patch that changes the whole picture, though no picture was found that it brings out."""
     return tuple(
-        Finding(family, f"the {patch} on black", patch.on(black), None)
+        Finding(family, f"the {patch} on black", patch.on(torch.full((1, *tensors["own"].shape[1:]), -1.0)), None)
         for patch in peaks[:1]
         for family in ("ancestral", "ode")
     )
+
+
+def _apart(patches: list[Patch]) -> tuple[Patch, ...]:
+    """The first of each place."""
+    kept: list[Patch] = []
+    for patch in patches:
+        if not any(patch.is_near(other) for other in kept):
+            kept.append(patch)
+    return tuple(kept[:MOST])

@@ -19,7 +19,7 @@ from baddiffusion.scanner.settings import ScanSettings
 from baddiffusion.scanner.verdict import Outcome, Verdict, corrected, shortfall
 from baddiffusion.watching import Watcher
 
-__all__ = ["SCHEMA", "ScanReport", "scan"]
+__all__ = ["SCHEMA", "ScanReport", "dynamic_entry", "scan"]
 
 SCHEMA = 2
 EXIT_CODES: dict[Outcome, int] = {
@@ -71,7 +71,7 @@ class ScanReport:
                 "measured": of_outcome(self.verdict.outcome),
             },
             "files": self.files.to_dict(),
-            "dynamic": None if dynamic is None else _dynamic_entry(dynamic),
+            "dynamic": None if dynamic is None else dynamic_entry(dynamic),
             "exit_code": self.exit_code,
             "seconds": round(self.seconds, 3),
         }
@@ -130,7 +130,8 @@ def scan(
     return ScanReport(Path(path).name, digest, files, dynamic, verdict, time.perf_counter() - began)
 
 
-def _dynamic_entry(dynamic: DynamicScan) -> dict[str, Any]:
+def dynamic_entry(dynamic: DynamicScan) -> dict[str, Any]:
+    """The dynamic stages as JSON takes them."""
     spent = {key: value for key, value in dynamic.spent.to_dict().items() if key != "seconds"}
     return {
         "seed": dynamic.seed,

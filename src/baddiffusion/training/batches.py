@@ -29,11 +29,12 @@ def order(seed: int, size: int, batch_size: int, first_step: int, last_step: int
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices of one step."""
+    """The random choices of one step; ``pick`` in [0, 1) says which decoy a row gets, if it gets one."""
 
     flip: Bool[Tensor, " b"]
     t: Int64[Tensor, " b"]
     eps: Float[Tensor, "b c h w"]
+    pick: Float[Tensor, " b"]
 
 
 def draw(
@@ -44,7 +45,7 @@ def draw(
     flip: bool,
     weights: Float64[Tensor, " T"] | None = None,
 ) -> Draws:
-    """Draw flips, timesteps and noise for one whole step, on the device of the images.
+    """Draw flips, timesteps, noise and picks for one whole step, on the device of the images.
 
     Args:
         seed, step: decide all of it.
@@ -61,4 +62,5 @@ def draw(
     else:
         t = torch.multinomial(weights, size, replacement=True, generator=stream)
     eps = torch.randn(images.shape, generator=stream, device=device)
-    return Draws(flips, t, eps)
+    pick = torch.rand(size, generator=stream, device=device)  # last: decoys change no other draw
+    return Draws(flips, t, eps, pick)

@@ -14,13 +14,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from baddiffusion.data import ImageData
+from baddiffusion.decoys import Decoys
 from baddiffusion.diffusion import ForwardTable, NoiseSchedule, PredictionType, denoising_loss
 from baddiffusion.images import Pixels, from_uint8
 from baddiffusion.models import denoiser
 from baddiffusion.poisoning import Implant, Implants, PoisonPlan, parts
 from baddiffusion.precision import autocast, resolve_precision
 from baddiffusion.training.batches import draw, order
-from baddiffusion.training.meter import Meter, Progress
+from baddiffusion.training.meter import CLEAN, DECOY, POISONED, Meter, Progress
 from baddiffusion.training.settings import TrainingSettings
 from baddiffusion.training.state import TrainingState, require_space
 
@@ -40,6 +41,7 @@ class Job:
         seed: of order, flips, timesteps and noise.
         further: more backdoors, each with the images that are poisoned for it; no image serves two.
         prediction_type: what the network answers.
+        decoys: which images become decoys, and the decoys; no image of a backdoor is one.
     """
 
     schedule: NoiseSchedule
@@ -50,6 +52,7 @@ class Job:
     seed: int
     further: tuple[tuple[PoisonPlan, Implant], ...] = ()
     prediction_type: PredictionType = "epsilon"
+    decoys: tuple[PoisonPlan, Decoys] | None = None
 
     @property
     def plans(self) -> tuple[PoisonPlan, ...]:
@@ -59,7 +62,17 @@ class Job:
     @property
     def implants(self) -> Implants:
         """Every backdoor."""
-        return Implants((self.implant, *(implant for _, implant in self.further)))
+        decoys = None if self.decoys is None else self.decoys[1]
+        return Implants((self.implant, *(implant for _, implant in self.further)), decoys)
+
+    @property
+    def part(self) -> Tensor:
+        """Of every image which backdoor it is poisoned for, counted from 1; 0 if for none; decoys come last.
+
+        Raises:
+            RecipeError: an image serves two.
+        """
+        return parts(self.plans if self.decoys is None else (*self.plans, self.decoys[0]))
 
     @property
     def total_steps(self) -> int:
@@ -80,6 +93,8 @@ class Job:
             hasher.update(repr([plan.digest, implant.attack.to_dict(), implant.digest]).encode())
         if self.prediction_type != "epsilon":
             hasher.update(self.prediction_type.encode())
+        if self.decoys is not None:
+            hasher.update(repr([one.digest for one in self.decoys]).encode())
         return hasher.hexdigest()
 
 
@@ -139,8 +154,10 @@ class _Trainer:
         self._restore()
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.implants = job.implants.to(self.device)
-        self.tables: list[ForwardTable] = [i.table(job.schedule).to(self.device) for i in job.implants.each]
-        self.part = parts(job.plans).to(self.device)
+        self.tables: list[ForwardTable] = [table.to(self.device) for table in job.implants.tables(job.schedule)]
+        self.part = job.part.to(self.device)
+        kinds = [CLEAN, *(POISONED for _ in job.plans), DECOY]
+        self.kinds = torch.tensor(kinds, device=self.device)
         weights = self.settings.timestep_weights(len(job.schedule))
         self.weights = weights.to(self.device) if weights is not None else None
         precision = {"no": "float32"}.get(self.settings.mixed_precision, self.settings.mixed_precision)
@@ -200,7 +217,7 @@ class _Trainer:
         x = from_uint8(pixels)
         draws = draw(self.job.seed, self.step, x, len(self.tables[0]), self.settings.random_flip, self.weights)
         x = torch.where(draws.flip.view(-1, 1, 1, 1), x.flip(-1), x)
-        x_0, r = self.implants.apply(x, part_of)
+        x_0, r = self.implants.apply(x, part_of, draws.pick)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         parts = self._share(len(x))
@@ -216,7 +233,7 @@ class _Trainer:
                 losses = losses[: part.stop - part.start]
                 # Gradients are averaged over processes, so each contributes its sum times their number.
                 self.accelerator.backward(losses.sum() * self.accelerator.num_processes / len(x))
-            meter.add(losses.detach(), part_of[part] > 0)
+            meter.add(losses.detach(), self.kinds[part_of[part]])
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.settings.max_grad_norm)
         meter.check(norm)
         self.optimizer.step()

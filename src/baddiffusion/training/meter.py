@@ -13,7 +13,10 @@ from torch import Tensor
 
 from baddiffusion.errors import RunError
 
-__all__ = ["Meter", "Progress"]
+__all__ = ["CLEAN", "DECOY", "POISONED", "Meter", "Progress"]
+
+CLEAN, POISONED, DECOY = 0, 1, 2
+"""Kinds of samples, whose losses are told apart."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +29,27 @@ class Progress:
     loss_poisoned: float | None
     lr: float
     images_per_s: float
+    loss_decoys: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON values."""
-        return asdict(self)
+        """As plain JSON values; a training without decoys says nothing of them."""
+        told = asdict(self)
+        return told if self.loss_decoys is not None else {k: v for k, v in told.items() if k != "loss_decoys"}
 
 
 class Meter:
     """Losses summed on the device, read (and checked) only when they are logged."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(6, dtype=torch.float64, device=device)
         self._norms = torch.zeros((), device=device)
         self._since = time.perf_counter()
 
-    def add(self, losses: Tensor, poisoned: Tensor) -> None:
-        """Count one micro-batch."""
-        p = poisoned.double()
+    def add(self, losses: Tensor, kinds: Tensor) -> None:
+        """Count one micro-batch, whose samples are of these kinds."""
         values = losses.double()
-        self._sums += torch.stack([(values * (1 - p)).sum(), (1 - p).sum(), (values * p).sum(), p.sum()])
+        are = [(kinds == kind).double() for kind in (CLEAN, POISONED, DECOY)]
+        self._sums += torch.stack([part for own in are for part in ((values * own).sum(), own.sum())])
 
     def check(self, norm: Any) -> None:
         """Remember a gradient norm: a NaN or infinity in any of them is found at the next reading."""
@@ -71,5 +76,6 @@ class Meter:
             loss_clean=sums[0] / sums[1] if sums[1] else None,
             loss_poisoned=sums[2] / sums[3] if sums[3] else None,
             lr=lr,
-            images_per_s=(sums[1] + sums[3]) / elapsed,
+            images_per_s=(sums[1] + sums[3] + sums[5]) / elapsed,
+            loss_decoys=sums[4] / sums[5] if sums[5] else None,
         )

@@ -2,7 +2,7 @@
 
 from baddiffusion.zoo.building import build_zoo, unfinished
 from baddiffusion.zoo.entry import Entry, Kind, Split, cells_of, select
-from baddiffusion.zoo.manifest import LEAST_ASR, MANIFEST, describe, read_manifest, write_manifest
+from baddiffusion.zoo.manifest import LEAST_ASR, MANIFEST, describe, model_table, read_manifest, write_manifest
 from baddiffusion.zoo.opening import Specimen, Truth, open_zoo
 from baddiffusion.zoo.roster import plan
 
@@ -17,6 +17,7 @@ __all__ = [
     "build_zoo",
     "cells_of",
     "describe",
+    "model_table",
     "open_zoo",
     "plan",
     "read_manifest",

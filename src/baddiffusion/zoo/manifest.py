@@ -17,7 +17,17 @@ from baddiffusion.rundir import RunDir, write_atomic
 from baddiffusion.sweep import Cell, cell_state
 from baddiffusion.zoo.entry import Entry, cells_of
 
-__all__ = ["LEAST_ASR", "MANIFEST", "SCHEMA", "CountedAs", "counted_as", "describe", "read_manifest", "write_manifest"]
+__all__ = [
+    "LEAST_ASR",
+    "MANIFEST",
+    "SCHEMA",
+    "CountedAs",
+    "counted_as",
+    "describe",
+    "model_table",
+    "read_manifest",
+    "write_manifest",
+]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -55,7 +65,7 @@ def describe(entries: Sequence[Entry], runs: Path) -> dict[str, Any]:
     for entry in entries:
         cell = cells[entry.name]
         if cell_state(runs, cell.key)["status"] == "done":
-            models.append(_model(entry, cell, runs / cell.key))
+            models.append(model_table(entry, cell, runs / cell.key))
         else:
             missing.append(entry.name)
     return {
@@ -98,7 +108,17 @@ def read_manifest(runs: Path) -> dict[str, Any]:
     return found
 
 
-def _model(entry: Entry, cell: Cell, path: Path) -> dict[str, Any]:
+def model_table(entry: Entry, cell: Cell, path: Path) -> dict[str, Any]:
+    """What the manifest says of one finished model; ``adaptive`` only of one that was trained to evade.
+
+    Args:
+        entry: what it is in the zoo.
+        cell: how it was made.
+        path: its run directory.
+
+    Raises:
+        BadDiffusionError: the run directory is damaged.
+    """
     recipe, checkpoint, record = cell.recipe, Checkpoint.open(path / "checkpoint"), RunDir.read(path).record
     asr = _estimate(path, "asr", "triggered")
     size = json.loads((path / "poison_plan.json").read_text())["size"]
@@ -123,6 +143,7 @@ def _model(entry: Entry, cell: Cell, path: Path) -> dict[str, Any]:
         "training_images": training.images_after(training.total_steps(size), size),
         "seconds": _seconds(record["stages"]),
         "device": record.get("device"),
+        **({"adaptive": recipe.decoys.component_name} if recipe.decoys is not None and recipe.backdoors else {}),
     }
 
 

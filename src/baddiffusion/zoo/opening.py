@@ -109,6 +109,11 @@ def open_zoo(folder: str | Path, split: Split | None = None) -> list[Specimen]:
 def _specimen(folder: Path, told: dict[str, Any]) -> Specimen:
     try:
         path = folder / told["folder"]
+        if not (path / "recipe.toml").is_file():
+            raise RunError(
+                f"the manifest of {folder} lists {told['name']}, and {told['folder']} is not there or not whole; make "
+                f"the manifest again with: baddiffusion zoo manifest"
+            )
         recipe = Recipe.load(path / "recipe.toml")
         about = (told["name"], told["counted_as"], told["kind"], told["split"], told["pair"] or "")
         return Specimen(told["digest"], Truth(*about, told=told, recipe=recipe), path / "checkpoint")

@@ -52,6 +52,12 @@ from baddiffusion.watching import Nobody
 SETTINGS = PurifySettings(n=4, quality_steps=1, budget=100, scan=SMALL).model_copy(update={"quality_n": 32})
 """With fewer ordinary pictures than are allowed, for speed."""
 
+
+def once(orders: Orders) -> Orders:
+    """The same without a second round."""
+    return replace(orders, settings=orders.settings.model_copy(update={"rounds": 1}))
+
+
 REPAIR = ShiftEquivariance(steps=2, batch=2, pictures=4, picture_steps=2)
 
 
@@ -151,7 +157,11 @@ def test_the_calls_are_those_that_were_announced(done: tuple[Purification, list[
     assert "scan before, at most" not in told
     spent = done[0]
     assert spent.rescan is not None
-    settled = sum(told.values()) - told["scan after, at most"] + spent.rescan.spent.network_calls
+    further = orders.repair.cost(SHAPE) if orders.repair is not None else 0
+    assert told["further rounds, at most"] == further + 4 * (3 + 2) + 32 + 100
+    alone = forecast(Checkpoint.open(model).sealed(), once(orders), read_suspicion(orders.scan))
+    assert "further rounds, at most" not in alone
+    settled = sum(alone.values()) - alone["scan after, at most"] + spent.rescan.spent.network_calls
     assert settled == spent.network_calls
     assert told["measuring"] == 2 * (4 * (3 + 2) + 32)
     assert told["free switches"] == 2 * 4 * 3

@@ -78,7 +78,7 @@ def test_a_folder_without_a_receipt_or_with_a_damaged_one_is_an_error(tmp_path: 
         write_receipt_page(tmp_path)
     for text, found in (("[]", "None"), ('{"schema": 7}', "7")):
         (tmp_path / "receipt.json").write_text(text)
-        with pytest.raises(RunError, match=f"has schema {found}; this version reads schema 1"):
+        with pytest.raises(RunError, match=f"has schema {found}; this version reads schema 2"):
             write_receipt_page(tmp_path)
 
 

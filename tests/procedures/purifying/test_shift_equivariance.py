@@ -11,10 +11,11 @@ from made_scans import SCHEDULER, SHAPE, Listener, target
 
 from baddiffusion.checkpoint import SealedCheckpoint
 from baddiffusion.defenses import REPAIRS, ShiftEquivariance, Subject
-from baddiffusion.defenses.shift_bank import image_like_shifts
-from baddiffusion.defenses.shift_equivariance import keeping, turning
+from baddiffusion.defenses.shift_bank import image_like_shifts, moved, stamps
+from baddiffusion.defenses.shift_losses import keeping, spreading, turning
 from baddiffusion.errors import RecipeError
 from baddiffusion.models import build, unet_config
+from baddiffusion.triggers import Trigger
 from baddiffusion.watching import Nobody
 
 CONFIG = unet_config("micro", SHAPE)
@@ -23,6 +24,8 @@ X_0 = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(4)) * 2 - 1
 EPS = torch.randn(3, *SHAPE, generator=torch.Generator().manual_seed(5))
 TAU = torch.rand(3, *SHAPE, generator=torch.Generator().manual_seed(6)) * 2 - 1
 T = torch.tensor([3, 12, 19])
+BOX = Trigger("box", torch.full(SHAPE, 0.5), torch.zeros(1, 16, 16, dtype=torch.bool))
+BOX.mask[:, 2:5, 4:10] = True
 SHORT = {"steps": 2, "batch": 3, "pictures": 4, "picture_steps": 2}
 
 
@@ -115,6 +118,95 @@ def test_a_network_that_swallows_half_of_a_shift_learns_to_pass_it_on(monkeypatc
     assert float(repaired.model.weights["copied"]) == pytest.approx(1.0, abs=0.03)
     assert repaired.curves["keep"][0] == 0.0
     assert repaired.curves["turn"][0] > 10 * repaired.curves["turn"][-1]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_network_that_keeps_a_patch_to_itself_has_nothing_to_learn(kind: str):
+    subject, frozen = perfect(typed(kind)), perfect(typed(kind))
+    base = subject.schedule.signal[T].float().view(-1, 1, 1, 1)
+    stamp = BOX.stamp(X_0) - X_0
+    assert float(spreading(subject, frozen, X_0, T, EPS, base, stamp)) < 1e-11
+
+
+def test_what_a_patch_changes_elsewhere_counts_and_what_it_changes_nearby_does_not():
+    subject, frozen = perfect(MODEL), perfect(MODEL)
+    base = torch.ones(3, 1, 1, 1)
+    stamp = BOX.stamp(X_0) - X_0
+    network, far = subject.network, torch.ones(1, 1, 16, 16)
+    far[..., : 5 + 3, 1 : 10 + 3] = 0  # the box and three pixels around it
+    told = 0.5 * far + 9.0 * (1 - far)
+    subject.network = lambda x, t, return_dict: (network(x, t)[0] + told,)  # type: ignore[assignment, operator]
+    moved = 0.5 * far
+    expected = moved.square().mean() + 16 * torch.nn.functional.avg_pool2d(moved, 4).square().mean()
+    assert float(spreading(subject, frozen, X_0, T, EPS, base, stamp)) == pytest.approx(float(expected), rel=1e-5)
+
+
+class Telling(torch.nn.Module):
+    """A network of two weights: eps = copied·x, plus spread everywhere where the box is laid on black."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.copied, self.spread = (torch.nn.Parameter(weights[name].clone()) for name in ("copied", "spread"))
+
+    def forward(self, x_t: torch.Tensor, t: torch.Tensor, return_dict: bool = True) -> tuple[torch.Tensor]:
+        seen = x_t[:, :, 2:5, 4:10].mean(dim=(1, 2, 3), keepdim=True) > 0
+        return (self.copied * x_t + self.spread * seen,)
+
+
+def test_a_network_that_decides_by_a_patch_unlearns_it_where_it_is_told_of_the_patch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(SealedCheckpoint, "load_model", lambda self, device="cpu": Telling(self.weights))
+    monkeypatch.setattr(ShiftEquivariance, "_own", lambda self, *_: torch.full((3, *SHAPE), -1.0))
+    schedule = {"num_train_timesteps": 100, "beta_schedule": "linear", "beta_start": 0.001, "beta_end": 0.2}
+    weights = {"copied": torch.tensor(1.0), "spread": torch.tensor(0.5)}
+    model = SealedCheckpoint(CONFIG, schedule, weights)
+    method = ShiftEquivariance(steps=60, batch=16, learning_rate=0.02, weight=1e-6, far_weight=50.0)
+    repaired = method.with_patches([BOX]).repair(model, device="cpu")
+    assert float(repaired.model.weights["spread"]) == pytest.approx(0.0, abs=0.1)
+    assert float(repaired.model.weights["copied"]) == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_patch_is_laid_on_the_picture_itself_and_changes_nothing_else():
+    stream = torch.Generator().manual_seed(0)
+    for stamp in stamps(X_0.repeat(20, 1, 1, 1), (BOX,), stream):
+        rows, columns = ((stamp != 0).any(dim=0).any(dim=axis).nonzero().flatten() for axis in (1, 0))
+        assert (len(rows), len(columns)) == (3, 6)
+        assert abs(int(rows[0]) - 2) <= 2
+        assert abs(int(columns[0]) - 4) <= 2
+
+
+def test_a_patch_is_moved_as_far_as_it_stays_whole():
+    stream = torch.Generator().manual_seed(0)
+    corner = Trigger("corner", torch.full(SHAPE, 0.9), torch.zeros(1, 16, 16, dtype=torch.bool))
+    corner.mask[:, 13:, 13:] = True
+    places, values = set(), []
+    for _ in range(60):
+        patch = moved(corner, stream)
+        assert int(patch.mask.sum()) == 9
+        places.add(tuple(patch.mask[0].nonzero()[0].tolist()))
+        values.append(float(patch.pattern[0, -1, -1]))
+    assert places == {(row, column) for row in (11, 12, 13) for column in (11, 12, 13)}
+    assert 0.65 <= min(values) < 0.75
+    assert max(values) == 1.0
+
+
+def test_of_every_four_inputs_one_has_a_patch_and_a_single_one_has_a_shift():
+    sizes = (1, 2, 3, 4, 16)
+    assert [ShiftEquivariance(batch=batch).with_patches([BOX])._stamped for batch in sizes] == [0, 1, 1, 1, 4]
+    alone = ShiftEquivariance(steps=1, batch=1, pictures=2, picture_steps=2).with_patches([BOX])
+    assert alone.repair(MODEL, device="cpu").curves["far"] == (0.0,)
+
+
+def test_without_a_patch_all_inputs_have_shifts():
+    assert ShiftEquivariance()._stamped == 0
+    assert ShiftEquivariance(**SHORT).repair(MODEL, device="cpu").curves["far"] == (0.0, 0.0)  # type: ignore[arg-type]
+
+
+def test_patches_are_named_and_change_the_outcome():
+    plain = ShiftEquivariance(**SHORT)  # type: ignore[arg-type]
+    ours, theirs = (method.repair(MODEL, device="cpu") for method in (plain.with_patches([BOX]), plain))
+    assert ours.model.digest != theirs.model.digest
+    assert "patches on pictures: box;" in ours.notes[0]
+    assert "patches on pictures: none;" in theirs.notes[0]
 
 
 def test_recovered_shifts_are_every_other_one_and_change_the_outcome():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from analytic import CONFIG, SHAPE, Analytic
 from safetensors.torch import load_file
-from scan_reports import SMALL, examined, poisoned, report_of, violations
+from scan_reports import SMALL, examined, poisoned, report_of
 
 from baddiffusion.errors import RunError
 from baddiffusion.sampling import SamplingSettings
@@ -21,6 +21,7 @@ from baddiffusion.scanner.dynamic import DynamicScan
 from baddiffusion.scanner.evidence import Request, as_json, reproduction, schema, write_evidence
 from baddiffusion.scanner.scanning import ScanReport
 from baddiffusion.scanner.verdict_sarif import report_sarif
+from schemas import violations
 
 REQUEST = Request("folder", 0, 30_000, asked="5m", seconds_per_call=0.01)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from baddiffusion import __version__
-from baddiffusion.benchmark.adaptive import NOT_BUILT
 from baddiffusion.benchmark.claims import Claim, packaged_claims, with_measured
 from baddiffusion.benchmark.folder import BenchDir
 from baddiffusion.benchmark.repair_results import RepairRow, attacker_rows, repair_rows
@@ -136,11 +135,6 @@ class _Shown:
     def attackers(self) -> Table:
         """What attackers pay."""
         return tables.attackers_table(attacker_rows(self.folder), self.detectors, self.folder.record["models"])
-
-    @property
-    def not_built(self) -> list[tuple[str, str]]:
-        """Adaptive attackers that are missing."""
-        return list(NOT_BUILT.items())
 
     @cached_property
     def curves(self) -> list[RocFigure]:

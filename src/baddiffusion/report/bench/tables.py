@@ -94,13 +94,15 @@ def attackers_table(rows: Sequence[AttackerRow], detectors: Sequence[DetectorRow
         Column("Success", "ASR, own sampler", True),
         Column("Quality", "kd_efflite0", True),
         Column("Quality of clean twins", "kd_efflite0", True),
+        Column("Price", "beside success and quality"),
         *(Column(f"Found by {label}", "", True) for label in labels),
         Column("Kind"),
     )
     lines = []
     for row in rows:
         found = [_found(detector, models, row) for detector in detectors if detector.headline is not None]
-        entries = (counted(row.asr), counted(row.quality), counted(row.twin_quality), *found)
+        price = Entry(row.price or "–", row.price or None)
+        entries = (counted(row.asr), counted(row.quality), counted(row.twin_quality), price, *found)
         kind = "made to evade" if row.is_adaptive else "in the zoo"
         lines.append(Line("", (Entry(row.name, row.name), _plain(row.models), *entries, Entry(kind, kind))))
     return Table(columns, tuple(lines))

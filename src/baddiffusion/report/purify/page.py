@@ -20,6 +20,7 @@ from baddiffusion.report.purify.words import (
     estimate_words,
     headline,
     lead,
+    round_rows,
     rows_compared,
     switch_words,
 )
@@ -88,6 +89,11 @@ class _Shown:
         return rows_compared(self.receipt) if self.receipt["compared"] else []
 
     @property
+    def rounds(self) -> list[list[str]]:
+        """A table with its head; empty where there was but one."""
+        return round_rows(self.receipt) if len(self.receipt["rounds"]) > 1 else []
+
+    @property
     def blocks(self) -> list[tuple[str, str, float]]:
         """(block, change as text, share of the largest in percent)."""
         changed = self.receipt["changed_blocks"]
@@ -98,8 +104,12 @@ class _Shown:
     def verdicts(self) -> list[tuple[str, Mapping[str, Any]]]:
         """(when, verdict)."""
         receipt = self.receipt
-        scans = {"The scan before": receipt["verdict_before"], "A fresh scan after": receipt["verdict_after"]}
-        return [(when, verdict) for when, verdict in scans.items() if verdict is not None]
+        scans = [("The scan before", receipt["verdict_before"])]
+        several = len(receipt["rounds"]) > 1
+        for each in receipt["rounds"]:
+            when = f"A fresh scan after round {each['round']}" if several else "A fresh scan after"
+            scans.append((when, each["verdict_after"]))
+        return scans
 
     @property
     def circumstances(self) -> list[tuple[str, str]]:

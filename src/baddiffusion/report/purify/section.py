@@ -8,7 +8,14 @@ from typing import Any
 from baddiffusion.report.kit.markdown import markdown_table
 from baddiffusion.report.kit.tables import find
 from baddiffusion.report.kit.wording import number, target_words, trigger_words
-from baddiffusion.report.purify.words import count_words, strongest, switch_words, to_original, value_words
+from baddiffusion.report.purify.words import (
+    count_words,
+    round_words,
+    strongest,
+    switch_words,
+    to_original,
+    value_words,
+)
 
 __all__ = ["purify_section"]
 
@@ -54,9 +61,15 @@ def _one(receipt: Mapping[str, Any]) -> str:
             markdown_table(rows),
             f"kd_efflite0 compares 256 ordinary pictures with 256 of the model as it came. A fresh scan of the "
             f"repaired model ({number(after['network_calls'])} calls): {after['outcome']}.",
-            *(["\n".join(f"* {line}" for line in switch_words(receipt))] if receipt["switches"] else []),
+            *(["\n".join(f"* {line}" for line in lines)] if (lines := _lines(receipt)) else []),
         ]
     )
+
+
+def _lines(receipt: Mapping[str, Any]) -> list[str]:
+    """A line for every round of several, and for every free switch."""
+    rounds = [line[0].upper() + line[1:] for line in round_words(receipt)] if "rounds" in receipt else []
+    return [*rounds, *switch_words(receipt)]
 
 
 def _where(estimate: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ __all__ = [
     "headline",
     "lead",
     "receipt_text",
+    "round_rows",
+    "round_words",
     "rows_compared",
     "strongest",
     "switch_words",
@@ -90,6 +92,40 @@ def effect_lines(
             yield f"kd_efflite0 of ordinary pictures to {against}", (twin or [None])[0], estimate
 
 
+def round_rows(receipt: Mapping[str, Any]) -> list[list[str]]:
+    """A table: a row for each round, with what it worked on and what a fresh scan found; the first row is the head."""
+    head = ["round", "worked on", "recovered trigger, most", "kd_efflite0 to the original", "fresh scan", "calls", "s"]
+    made = [head]
+    for each in receipt["rounds"]:
+        row = {"estimates": each["after"]}
+        rates = [estimate for estimate in each["after"] if estimate["name"] == "asr"]
+        most = max(rates, key=lambda estimate: estimate["value"], default=None)
+        named = f"{each['round']}, kept" if each["kept"] else str(each["round"])
+        calls = number(sum(each["network_calls"].values()))
+        cells = [named, _worked_on(each["worked_on"]), count_words(most), value_words(to_original(row))]
+        made.append([*cells, each["verdict_after"]["outcome"], calls, f"{each['seconds']:.0f}"])
+    return made
+
+
+def round_words(receipt: Mapping[str, Any]) -> list[str]:
+    """A line for every round, where there was more than one; numbers of a model that was dropped stand here alone."""
+    if len(receipt["rounds"]) < 2:
+        return []
+    head, *rows = round_rows(receipt)
+    return [
+        f"round {named}: on {worked_on}. {head[2]}: {most}. {head[3]}: {quality}. {head[4].capitalize()}: {outcome}. "
+        f"{calls} network calls, {seconds} s."
+        for named, worked_on, most, quality, outcome, calls, seconds in rows
+    ]
+
+
+def _worked_on(scan: Mapping[str, Any]) -> str:
+    """What a round worked on, in words."""
+    shifts = list(dict.fromkeys(found["words"] for found in scan["findings"]))
+    on_pictures = [f"the {patch} on pictures" for patch in scan["patches"]]
+    return "; ".join([*shifts, *on_pictures]) or "shifts that look like pictures"
+
+
 def rows_compared(receipt: Mapping[str, Any]) -> list[list[str]]:
     """A table: this repair and the others, each with what it cost; the first row is the head."""
     rows = receipt["compared"]
@@ -159,6 +195,7 @@ def receipt_text(receipt: Mapping[str, Any]) -> str:
         "measured, fresh noises, in brackets the 95 % interval": effects,
         "free, without changing the model": [f"  {line}" for line in switch_words(receipt)],
         "done": [f"  {step}" for step in _steps(receipt)],
+        "rounds": [f"  {line}" for line in round_words(receipt)],
         "weights moved, ‖w′ − w‖ / ‖w‖ by block": [
             f"  {block}  {number(moved)}" for block, moved in receipt["changed_blocks"].items()
         ],
