@@ -94,6 +94,7 @@ def test_pictures_of_another_size_are_refused(target):
         evaluate_images(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), target, 0.01, {})
 
 
+@pytest.mark.slow
 def test_quality_of_real_images_lies_near_the_baseline(target):
     data = FashionMnist(limit=600).open(SHAPE)
     real = ResidentImages("held", data.pixels[:256])

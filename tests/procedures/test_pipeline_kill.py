@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 KILLS = 10
 
 HELPER = r'''
@@ -70,6 +72,7 @@ print(json.dumps({"stages": stages, "unbroken": kept(folder / "unbroken"), "brok
 '''
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_a_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     helper = subprocess.run(
         [sys.executable, "-c", HELPER, str(tmp_path), str(KILLS)],

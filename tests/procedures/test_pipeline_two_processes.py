@@ -80,6 +80,7 @@ def test_the_command_is_the_documented_one() -> None:
     assert f"\n{DOCUMENTED}\n" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again_by_any_process(
     launched: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:

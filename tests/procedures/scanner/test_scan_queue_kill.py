@@ -103,6 +103,7 @@ def kill_and_go_on(folder: Path, networks: int, copies: int, others: int) -> Non
         assert (out / model["scan"] / "report.html").exists(), model
 
 
+@pytest.mark.slow
 def test_a_queue_that_is_killed_goes_on_where_it_was(tmp_path: Path):
     kill_and_go_on(tmp_path, networks=3, copies=12, others=3)
 
